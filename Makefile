@@ -1,0 +1,91 @@
+# `make` alone lists the targets. Needs Python >= 3.11 and nothing else; everything is installed into $(VENV).
+
+PYTHON ?= python3
+PRESET ?= quick
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
+START  := $(shell date +%s)
+# one line per stage, with the seconds since make began
+say     = @echo "[$$(( $$(date +%s) - $(START) )) s] $(1)"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run test export readme clean-nbs docs constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# One thread per process: the work is parallel over runs and notebooks.
+run test: export OMP_NUM_THREADS := 1
+run test: export OPENBLAS_NUM_THREADS := 1
+run test: export MKL_NUM_THREADS := 1
+
+run: $(VENV)/run.stamp  ## run a study, figures and report in results/$(PRESET); PRESET=quick by default
+	$(call say,study: preset $(PRESET) into results/$(PRESET))
+	@$(BIN)/dln_nb study --preset $(PRESET) --out results/$(PRESET)
+	$(call say,study: done)
+
+# The quick check first: a stale module would only be tested in vain. pytest's closing line comes last.
+test: $(VENV)/dev.stamp  ## notebooks, package and README in step; all notebooks; tests/
+	$(call say,in step: notebooks; package and README)
+	@$(BIN)/python -m pytest -q --no-header --tb short tests/test_in_step.py
+	$(call say,notebooks: nbdev_test)
+	@$(BIN)/nbdev_test --path nbs --n_workers 2 --timing
+	$(call say,tests: pytest)
+	@$(BIN)/python -m pytest --no-header tests --ignore tests/test_in_step.py
+
+export: $(VENV)/dev.stamp  ## write the modules of dln_nb/ from the notebooks
+	$(call say,export: nbs/*.ipynb into dln_nb/*.py)
+	@$(BIN)/nbdev_export
+
+readme: $(VENV)/dev.stamp  ## write README.md from nbs/index.ipynb (needs no Quarto)
+	$(call say,readme: nbs/index.ipynb into README.md)
+	@$(BIN)/python tools/make_readme.py
+
+clean-nbs: $(VENV)/dev.stamp  ## strip volatile metadata from the notebooks, keep their outputs
+	$(call say,clean-nbs: nbdev_clean)
+	@$(BIN)/nbdev_clean
+
+# nbdev would try to install a missing Quarto by itself, as root: refuse before it can.
+# It also rewrites a README older than its notebook, by Quarto: `touch`, since `make readme` writes that file.
+docs:  ## render the site into _docs/ (needs Quarto)
+	@command -v quarto > /dev/null || { \
+	  echo "Quarto is not on PATH: install it from https://quarto.org/docs/get-started/ (no Python package carries it), then call make docs again." >&2; \
+	  exit 1; }
+	@$(MAKE) -s --no-print-directory $(VENV)/dev.stamp
+	$(call say,docs: nbdev_docs into _docs/)
+	@touch README.md
+	@PATH="$(CURDIR)/$(BIN):$$PATH" QUARTO_PYTHON="$(CURDIR)/$(BIN)/python" nbdev_docs --n_workers 2
+	$(call say,docs: open _docs/index.html)
+
+constraints:  ## resolve settings.ini anew and write constraints.txt
+	$(call say,constraints: resolving in a fresh environment)
+	@PYTHON="$(PYTHON)" tools/lock.sh
+
+clean:  ## remove what these commands made, the environment too; keep results/
+	@rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/.last_checked
+	@find nbs dln_nb tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# The environment. A stamp is older than these files only when they changed: otherwise nothing is installed.
+INPUTS := settings.ini setup.py pyproject.toml constraints.txt
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+	  echo "dln_nb needs Python >= 3.11; '$(PYTHON)' is $$($(PYTHON) --version 2> /dev/null || echo not there). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	$(call say,environment: creating $(VENV))
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu it comes with the package python3-venv." >&2; exit 1; }
+
+$(VENV)/run.stamp: $(INPUTS) | $(BIN)/pip
+	$(call say,environment: installing (the first time this fetches PyTorch and takes minutes))
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+# What the tests need contains what a run needs, hence both stamps.
+$(VENV)/dev.stamp: $(INPUTS) | $(BIN)/pip
+	$(call say,environment: installing with the development tools (the first time this fetches PyTorch and takes minutes))
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/run.stamp $@
