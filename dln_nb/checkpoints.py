@@ -108,7 +108,7 @@ def find_escapes(
         escapes.append(Escape(at(drop), at(.1), at(.9), before.item(), after.item()))
     return escapes
 
-# %% ../nbs/04_checkpoints.ipynb #04-021
+# %% ../nbs/04_checkpoints.ipynb #04-023
 def match_escapes(
     escapes:Sequence[Escape],   # of one run
     reference:Sequence[Escape], # of the reference run
@@ -118,11 +118,11 @@ def match_escapes(
     at = lambda e: e.before - drop * (e.before - e.after) # loss at t_esc
     return [next((e for e in escapes if r.after <= at(e) <= r.before), None) for r in reference]
 
-# %% ../nbs/04_checkpoints.ipynb #04-022
+# %% ../nbs/04_checkpoints.ipynb #04-024
 class Escapes(CheckpointRule):
     "Keep the weights in a window around every escape of each run. Needs a first pass over the training to see the loss curves."
     def __init__(self,
-        window:int|None=None, # half-width Δ in steps ≥ 1; None: twice the duration (10–90 %) of the reference escape
+        window:int|None=None, # half-width Δ in steps ≥ 1; None: the duration (10–90 %) of the reference escape
         *,
         points:int=5,         # checkpoints in each window, odd: offsets from -Δ to Δ, the middle one at t_esc
         reference:Sequence[Escape]|None=None, # the escapes to which those of each run are matched (of GD); None: those of run 0
@@ -138,7 +138,7 @@ class Escapes(CheckpointRule):
         escape:Escape, # of the reference
     )->np.ndarray: # (points,) steps relative to t_esc
         "The window around an escape."
-        half = self.window or 2 * max(escape.end - escape.start, 1)
+        half = self.window or max(escape.end - escape.start, 1)
         return np.rint(np.linspace(-half, half, self.points)).astype(int)
 
     def resolve(self, probe):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Weights', 'REGIMES', 'require', 'random_stream', 'check_widths', 'layer_widths', 'products_below', 'products_above',
            'product', 'partial_products', 'change_gauge', 'regime_gamma', 'hidden_width', 'gaussian_init', 'ntk',
-           'split_evenly', 'rebalance', 'balanced_init', 'aligned_init']
+           'ntk_change', 'split_evenly', 'rebalance', 'balanced_init', 'aligned_init']
 
 # %% ../nbs/00_network.ipynb #00-004
 import zlib
@@ -145,6 +145,18 @@ def ntk(
     return sum(kron(a @ a.mT, b.mT @ b) for a, b in zip(above[1:], below[:-1]))
 
 # %% ../nbs/00_network.ipynb #00-045
+def ntk_change(
+    Ws:Weights, # after training, W_l: (*batch, d_l, d_{l-1})
+    start:Weights, # before, of the same shapes or without leading axes
+)->Tensor: # ‖Θ - Θ_0‖_F / ‖Θ_0‖_F: (*batch,)
+    "Relative change of the neural tangent kernel: small in the lazy regime."
+    factors = lambda Ws: ([a @ a.mT for a in products_above(Ws)[1:]], [b.mT @ b for b in products_below(Ws)[:-1]])
+    dot = lambda A, B: (A * B).sum((-2, -1))
+    inner = lambda K, J: sum(dot(A, C) * dot(B, D) for A, B in zip(*K) for C, D in zip(*J))
+    K, J = factors(Ws), factors(start)
+    return ((inner(K, K) - 2 * inner(K, J) + inner(J, J)).clamp(min=0) / inner(J, J)).sqrt()
+
+# %% ../nbs/00_network.ipynb #00-048
 def split_evenly(
     U:Tensor, # (*batch, d_L, k), orthonormal columns
     s:Tensor, # (*batch, k), singular values ≥ 0
@@ -159,7 +171,7 @@ def split_evenly(
     pad = lambda M, d: torch.nn.functional.pad(M, (0, d - k))
     return (pad(V @ a, widths[1]).mT, *middle, pad(U @ a, widths[-2]))
 
-# %% ../nbs/00_network.ipynb #00-046
+# %% ../nbs/00_network.ipynb #00-049
 def rebalance(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->Weights: # the same product, W_l W_lᵀ = W_{l+1}ᵀ W_{l+1}
@@ -169,7 +181,7 @@ def rebalance(
     k = min(widths) # no product has a higher rank
     return split_evenly(U[..., :k], s[..., :k], Vh[..., :k, :].mT, widths)
 
-# %% ../nbs/00_network.ipynb #00-047
+# %% ../nbs/00_network.ipynb #00-050
 def balanced_init(
     widths, # (d_0, …, d_L)
     *,
@@ -185,7 +197,7 @@ def balanced_init(
     rotations = [torch.linalg.qr(torch.from_numpy(rng.standard_normal((d, d))))[0] for d in widths[1:-1]]
     return change_gauge(split_evenly(U[:, :k], s[:k], Vh[:k].mT, widths), rotations)
 
-# %% ../nbs/00_network.ipynb #00-051
+# %% ../nbs/00_network.ipynb #00-054
 def aligned_init(
     task,   # has .modes = (U, s, V): U (d_L, p), s (p,), V (d_0, p)
     widths, # (d_0, …, d_L)

@@ -42,7 +42,7 @@ class RankPattern(NamedTuple):
     margin:Tensor # min(σ_r / τ, τ / σ_{r+1}) ≥ 1 for the threshold τ; ∞ where nothing is near
 
     def ambiguous(self,
-        factor:float=3., # > 1
+        factor:float=1.5, # > 1
     )->Tensor: # bool (*batch, L, L)
         "Ranks that would change if ε were `factor` times larger or smaller."
         return (self.margin >= 1) & (self.margin < factor)

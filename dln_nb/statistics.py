@@ -32,7 +32,7 @@ def summary(
     std = ((values - mean).square().nansum(0) / (count - 1)).sqrt().where(count > 1, torch.nan)
     return Summary(mean, std, std / count.sqrt(), count)
 
-# %% ../nbs/13_statistics.ipynb #13-010
+# %% ../nbs/13_statistics.ipynb #13-011
 def bootstrap_means(
     values:Tensor, # (runs, *shape); NaN where a run is missing
     *,
@@ -47,14 +47,14 @@ def bootstrap_means(
     present = flat.isfinite()
     return ((drawn @ flat.where(present, 0.)) / (drawn @ present.to(values))).reshape(n_boot, *values.shape[1:])
 
-# %% ../nbs/13_statistics.ipynb #13-011
+# %% ../nbs/13_statistics.ipynb #13-012
 class Band(NamedTuple):
     "A statistic of the mean over runs with its bootstrap percentiles."
     estimate:Tensor # of the runs themselves
     low:Tensor      # lower end of the band
     high:Tensor     # upper end of the band
 
-# %% ../nbs/13_statistics.ipynb #13-012
+# %% ../nbs/13_statistics.ipynb #13-013
 def bootstrap_band(
     values:Tensor, # (runs, *shape); NaN where a run is missing
     statistic:Callable[[Tensor], Tensor]=lambda mean: mean, # from means (*leading, *shape) to (*leading, *result)

@@ -262,7 +262,7 @@ def digits_task()->Task: # n = 1797, d_0 = 64, d_L = 10
     X, labels = load_digits(return_X_y=True)
     return Task(X / 16, np.eye(10)[labels])
 
-# %% ../nbs/01_task.ipynb #01-033
+# %% ../nbs/01_task.ipynb #01-034
 def backprop(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     x:Tensor,   # inputs (*batch, b, d_0)
@@ -275,7 +275,7 @@ def backprop(
     for W in Ws[:0:-1]: delta.append(delta[-1] @ W)
     return h, delta[::-1]
 
-# %% ../nbs/01_task.ipynb #01-034
+# %% ../nbs/01_task.ipynb #01-035
 def check_fit(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,
@@ -284,7 +284,7 @@ def check_fit(
     widths = layer_widths(Ws)
     require((widths[0], widths[-1]) == (task.d_in, task.d_out), "widths", widths, f"({task.d_in}, …, {task.d_out}) for this task")
 
-# %% ../nbs/01_task.ipynb #01-035
+# %% ../nbs/01_task.ipynb #01-036
 def excess_loss(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,
@@ -295,7 +295,7 @@ def excess_loss(
     # a batch of small products, never one big one over all runs: so a run has the same bits beside any others
     return .5 * (error @ task.whitener.T.expand(*error.shape[:-2], -1, -1)).square().sum((-2, -1))
 
-# %% ../nbs/01_task.ipynb #01-036
+# %% ../nbs/01_task.ipynb #01-037
 def loss(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,
@@ -303,7 +303,7 @@ def loss(
     "The full-batch loss ℓ = (1/2n) Σ ‖y - Wx‖²."
     return excess_loss(Ws, task) + task.min_loss
 
-# %% ../nbs/01_task.ipynb #01-037
+# %% ../nbs/01_task.ipynb #01-038
 def gradient(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,
@@ -313,7 +313,7 @@ def gradient(
     h, delta = backprop(Ws, *task.compressed)
     return tuple(d.mT @ a for d, a in zip(delta, h))
 
-# %% ../nbs/01_task.ipynb #01-038
+# %% ../nbs/01_task.ipynb #01-039
 def minibatch_gradient(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     x:Tensor,   # inputs (*batch, b, d_0)

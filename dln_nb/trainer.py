@@ -51,7 +51,7 @@ def minibatches(
     for order in epochs(n, batch_size, seed=seed, run=run, sampling=sampling):
         yield from (order[i:i+batch_size] for i in range(0, len(order), batch_size))
 
-# %% ../nbs/03_trainer.ipynb #03-012
+# %% ../nbs/03_trainer.ipynb #03-013
 def batch_stream(
     task:Task,
     runs:Sequence[int], # which runs
@@ -74,7 +74,7 @@ def batch_stream(
             for index in torch.from_numpy(np.stack([next(o) for o in orders])).to(device).split(batch_size, 1):
                 yield task.X[index], task.Y[index], index.shape[1]
 
-# %% ../nbs/03_trainer.ipynb #03-014
+# %% ../nbs/03_trainer.ipynb #03-015
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     "Losses and kept weights of several runs."
@@ -92,7 +92,7 @@ class Trajectory:
         "The exact full-batch loss at the recorded steps."
         return self.excess + self.min_loss
 
-# %% ../nbs/03_trainer.ipynb #03-016
+# %% ../nbs/03_trainer.ipynb #03-017
 class CheckpointRule:
     "When to keep the weights of a run. Subclasses define `count` and `due`."
     needs_loss = False # does `due` look at the loss of every step?
@@ -113,7 +113,7 @@ class CheckpointRule:
         "Which checkpoints are to be kept now."
         raise NotImplementedError
 
-# %% ../nbs/03_trainer.ipynb #03-017
+# %% ../nbs/03_trainer.ipynb #03-018
 class Steps(CheckpointRule):
     "Keep the weights at fixed steps."
     def __init__(self,
@@ -130,7 +130,7 @@ class Steps(CheckpointRule):
     def due(self, step, loss, kept):
         return (self.steps == step).expand(kept.shape) if step in self._wanted else None
 
-# %% ../nbs/03_trainer.ipynb #03-018
+# %% ../nbs/03_trainer.ipynb #03-019
 class AllOf(CheckpointRule):
     "Several rules at once: their checkpoints stand one after another."
     def __init__(self, rules:Sequence[CheckpointRule]):
@@ -148,7 +148,7 @@ class AllOf(CheckpointRule):
         if all(m is None for m in masks): return None
         return torch.cat([torch.zeros_like(k) if m is None else m for m, k in zip(masks, parts)], -1)
 
-# %% ../nbs/03_trainer.ipynb #03-020
+# %% ../nbs/03_trainer.ipynb #03-021
 @contextmanager
 def one_thread():
     "Torch computes with one thread inside."
@@ -157,7 +157,7 @@ def one_thread():
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/03_trainer.ipynb #03-021
+# %% ../nbs/03_trainer.ipynb #03-022
 def check_training(
     Ws:Weights, task:Task, *, lr:float, steps:int, batch_size:int|None, runs:Sequence[int], sampling:str, record_every:int,
 )->None:
@@ -175,7 +175,7 @@ def check_training(
     if sampling == "stream": require(task.population is not None, "sampling", sampling, "shuffle or replacement for a task that is only data: there is no population to draw fresh samples from")
     else: require(task.X is not None, "sampling", sampling, "stream for a task that is the population itself")
 
-# %% ../nbs/03_trainer.ipynb #03-022
+# %% ../nbs/03_trainer.ipynb #03-023
 def train(
     Ws:Weights, # the start, W_l: (d_l, d_{l-1}), or (runs, d_l, d_{l-1}) for a start of its own for each run
     task:Task,
@@ -203,10 +203,10 @@ def train(
     with one_thread(), torch.no_grad(), tqdm(total=steps, desc="GD" if batch_size is None else f"SGD × {len(runs)}", disable=not progress, leave=False) as bar:
         return _train([W.to(device).expand(len(runs), *W.shape[-2:]).clone() for W in Ws], task, batches, rule, lr, steps, record_every, bar)
 
-# %% ../nbs/03_trainer.ipynb #03-023
+# %% ../nbs/03_trainer.ipynb #03-024
 DIVERGED = 1e6 # a run whose loss exceeds its start by this factor has diverged
 
-# %% ../nbs/03_trainer.ipynb #03-024
+# %% ../nbs/03_trainer.ipynb #03-025
 def _train(Ws, task, batches, rule, lr, steps, record_every, bar):
     recorded = [*range(0, steps, record_every), steps]
     excess = Ws[0].new_empty(len(Ws[0]), len(recorded))

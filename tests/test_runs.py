@@ -1,0 +1,79 @@
+"What a notebook cannot test: several processes, interruption, the installed command."
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import xarray as xr
+
+from dln_nb.experiment import Experiment, load, sweep
+
+SMALL = Experiment(width=12, steps=300, lr=.01, runs=3, n_levels=4, points=3, n_boot=50)
+GRID = [replace(SMALL, regime=regime, seed=seed) for regime in ("saddle-to-saddle", "NTK") for seed in range(3)]
+
+
+def test_same_bits_for_any_number_of_workers(tmp_path):
+    one, two = (sweep(GRID, tmp_path / str(n), n_jobs=n, progress=False) for n in (1, 2))
+    for a, b in zip(one, two):
+        xr.testing.assert_identical(load(a), load(b))
+
+
+def test_a_failure_is_named_and_stops_no_other(tmp_path):
+    unreachable = replace(SMALL, levels=(5., 1e-9))
+    with pytest.raises(RuntimeError, match="levels=1e-09 is not allowed"):
+        sweep([unreachable, *GRID[:2]], tmp_path, n_jobs=2, progress=False)
+    assert {p.name for p in tmp_path.glob("*.nc")} == {e.filename for e in GRID[:2]}
+
+
+def test_a_run_that_diverges_is_marked(tmp_path):
+    "Far above the stability limit all runs diverge; the result is stored, and says so."
+    ds = load(*sweep([replace(SMALL, lr=5.)], tmp_path, progress=False))
+    assert bool(ds.diverged_gd) and bool(ds.diverged_sgd.all())
+
+
+SCRIPT = """
+from dln_nb.cli import main
+from dln_nb import cli
+from dln_nb.experiment import Experiment
+cli.preset_study = lambda preset: [Experiment(width=40, steps=2000, lr=.005, runs=4, n_levels=4, points=3, n_boot=50, seed=s) for s in range(40)]
+main(["study", "--out", {out!r}, "--n-jobs", "2", "--no-progress"])
+"""
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path):
+    "Ctrl-C reaches the whole process group; whole files stay, no temporary ones, and a message says how to go on."
+    command = [sys.executable, "-c", SCRIPT.format(out=str(tmp_path))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    give_up = time.monotonic() + 120
+    while not list(tmp_path.glob("*.nc")) and time.monotonic() < give_up and process.poll() is None: time.sleep(.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    finished = list(tmp_path.glob("*.nc"))
+    assert 0 < len(finished) < 40
+    for path in finished: load(path)
+    assert "experiments are finished and stored" in said and "goes on with the others" in said
+    assert "Traceback" not in said, said
+
+
+def test_memory_does_not_grow_with_steps():
+    "Ten times the steps, the same number of records and checkpoints: the peak memory stays."
+    script = """
+import resource, sys
+from dln_nb.network import gaussian_init
+from dln_nb.task import gaussian_task, teacher_matrix
+from dln_nb.trainer import Steps, train
+task = gaussian_task(teacher_matrix("full-rank", 4, 4), n=50)
+start = gaussian_init((4, 64, 64, 4), gamma=2., seed=0)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def go(steps): train(start, task, lr=1e-3, steps=steps, batch_size=2, runs=8, record_every=steps // 10, checkpoints=Steps([0, steps]), progress=False)
+go(2000)
+before = peak()
+go(20_000)
+print(peak() - before) # kB; all weights of all steps would take 5 GB
+"""
+    grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert grown < 20_000
