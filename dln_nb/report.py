@@ -17,11 +17,20 @@ import xarray as xr
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .experiment import ResultError, check_folder, load
-from .network import require
-from .plots import plot_distance, plot_escape_windows, plot_gaps, plot_losses, plot_overview, plot_patterns, save_figure, title_of
+from .experiment import ResultError, check_folder, experiment_of, load
+from .network import REGIMES, require
+from .plots import count_of, plot_distance, plot_escape_windows, plot_gaps, plot_losses, plot_overview, plot_patterns, save_figure, title_of
+from .rank_patterns import AMBIGUOUS
+from .task import TEACHERS
 
 # %% ../nbs/16_report.ipynb #16-006
+def _all_full(ds, at)->bool:
+    "Is every product of full rank at every checkpoint, in GD and in every SGD run?"
+    widths = list(ds.attrs["widths"])
+    full = np.array([[min(widths[i], widths[j+1]) if i <= j else 0 for j in range(len(widths) - 1)] for i in range(len(widths) - 1)])
+    return all(bool(((ranks == full) | np.isnan(ranks)).all()) for ranks in (at.rank_gd.values, at.rank_sgd.values))
+
+# %% ../nbs/16_report.ipynb #16-007
 def findings(
     ds:xr.Dataset, # result of `experiment.run`
     threshold:str="absolute", # "absolute" | "relative"
@@ -41,41 +50,44 @@ def findings(
         where=None if largest is None else f"escape {int(ds.escape_number[largest])}" if ds.alignment.values[largest] == "escape" else f"loss {float(ds.level[largest]):.3g}",
         last=None if last is None else (d[last], low[last], high[last]), last_level=None if last is None else float(ds.level[last]), last_count=None if last is None else int(ds["count"][last]),
         equal=float((d[present] == 0).mean()) if present.any() else None,
-        ambiguous=float((margins[margins >= 1] < 1.5).mean()) if (margins >= 1).any() else None,
+        full=_all_full(ds, at), ambiguous=float((margins[margins >= 1] < AMBIGUOUS).mean()) if (margins >= 1).any() else None,
         ntk_gd=float(ds.ntk_change_gd), ntk_sgd=float(ds.ntk_change_sgd.mean()))
 
-# %% ../nbs/16_report.ipynb #16-007
-def _value(triple)->str: return "–" if triple is None else f"{triple[0]:.2g} [{triple[1]:.2g}, {triple[2]:.2g}]"
-
 # %% ../nbs/16_report.ipynb #16-008
+def _value(triple)->str:
+    "An estimate with its band, where there is one."
+    return "–" if triple is None else f"{triple[0]:.2g}" + (f" [{triple[1]:.2g}, {triple[2]:.2g}]" if np.isfinite(triple[1:]).all() else "")
+
+# %% ../nbs/16_report.ipynb #16-009
 def finding(
     ds:xr.Dataset, # result of `experiment.run`
 )->str:
     "What was found, in one line."
     a, r = findings(ds), findings(ds, "relative")
-    if a["diverged"]: trouble = f" {a['diverged']} runs diverged."
-    else: trouble = ""
+    trouble = f" {a['diverged']} of {a['runs'] + 1} runs diverged." if a["diverged"] else ""
+    if not ds.attrs["finished"]: trouble += f" Not trained to the end: GD stopped at {ds.attrs['excess_left']:.0%} of its initial excess loss, after {ds.attrs['steps']} steps."
+    if not ds.attrs["separated"]: trouble += " (No absolute threshold separates the start from what is learned here: ranks of hidden layers by it mean little.)"
     if a["largest"] is None: return f"No checkpoint is common to GD and SGD.{trouble}"
     path = ("no plateau to escape from" if a["escapes"] == 0 else
-            f"{a['escapes']} escape{'s' * (a['escapes'] > 1)}, all of them made by {a['runs_with_all']} of {a['runs']} SGD runs")
+            f"{count_of(a['escapes'], 'escape')}, all of them made by {a['runs_with_all']} of {a['runs']} SGD runs")
     same = "equal at every checkpoint" if a["largest"][0] == 0 else f"equal at {a['equal']:.0%} of the checkpoints, at most d_r = {_value(a['largest'])} apart ({a['where']})"
-    relative = "by the relative one they are equal throughout" if r["largest"][0] == 0 else f"by the relative one at most d_r = {_value(r['largest'])} apart"
+    relative = "by the relative one they are equal throughout" + ", all ranks full" * r["full"] if r["largest"][0] == 0 else f"by the relative one at most d_r = {_value(r['largest'])} apart"
     line = f"{path}; mean rank patterns of GD and SGD by the absolute threshold {same}; {relative}.{trouble}"
     return line[0].upper() + line[1:]
 
-# %% ../nbs/16_report.ipynb #16-015
+# %% ../nbs/16_report.ipynb #16-016
 FIGURES = { # file name: (caption, function of the dataset)
     "losses": ("Excess loss. Blue: GD; vermilion: each SGD run. Dotted: the plateaus that theory predicts, ½ Σ_{k>r} s_k². Vertical lines: escapes of GD; ticks at the bottom: the same escapes of each SGD run.", plot_losses),
     "ranks": ("Rank patterns r_ij of all partial products W_j ⋯ W_i (row i, column j) of GD, mean over SGD runs, and difference, before, during and after each escape; absolute threshold. Each run is taken at its own escape time.", plot_patterns),
     "ranks-relative": ("The same by the relative threshold of the protocol. Near a saddle all singular values of a product are small but comparable: this threshold does not see them.", lambda ds: plot_patterns(ds, threshold="relative")),
-    "multiplicities": ("Multiplicity patterns m_ij, absolute threshold: the number of directions that enter at layer i and die after layer j.", lambda ds: plot_patterns(ds, pattern="multiplicity")),
+    "multiplicities": ("Multiplicity patterns m_ij, absolute threshold: the number of directions that enter at layer i and die after layer j. While a mode grows through ε, short products count it before long ones: during an escape m_ij also shows this.", lambda ds: plot_patterns(ds, pattern="multiplicity")),
     "d_r": ("Distance d_r of GD's rank pattern from the mean SGD pattern at equal losses, over the time at which GD reaches them. Bands: bootstrap over SGD runs. Open circles: not all runs reach the level.", plot_distance),
     "d_m": ("Distance d_m of the multiplicity patterns, likewise.", lambda ds: plot_distance(ds, "d_m")),
     "d_r-escapes": ("d_r in the window around each escape; every run at its own escape time. Bands: bootstrap over SGD runs.", plot_escape_windows),
     "gaps": ("Above: the smallest gap σ_r/σ_{r+1} at the absolute threshold (infinite at rank 0 and at full rank, not drawn). Below: share of SGD runs whose rank would change if ε were 1.5 times larger or smaller: ranks in transition.", plot_gaps),
 }
 
-# %% ../nbs/16_report.ipynb #16-016
+# %% ../nbs/16_report.ipynb #16-017
 def draw(
     path:Path,   # a stored result
     folder:Path, # where the figures go
@@ -83,30 +95,31 @@ def draw(
     "Make all figures of one stored result, as SVG and PNG."
     ds, made = load(path), []
     for name, (caption, plot) in FIGURES.items():
+        if name == "d_r-escapes" and not ds.sizes["escape"]: continue
         fig = plot(ds)
         if name in ("losses", "d_r", "d_m"): fig.axes[0].legend(frameon=False, fontsize=7)
         made.append((caption, save_figure(fig, folder / f"{path.stem}-{name}")[0]))
     return made
 
-# %% ../nbs/16_report.ipynb #16-018
+# %% ../nbs/16_report.ipynb #16-019
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;padding:.35em .6em;text-align:left;vertical-align:top}
 img{max-width:100%}figure{margin:1.2em 0}figcaption{font-size:13px;color:#555}summary{cursor:pointer;font-size:1.2em;margin:.8em 0}
 code{font-size:12px;word-break:break-all}h2{margin-top:2em}"""
 
-# %% ../nbs/16_report.ipynb #16-019
+# %% ../nbs/16_report.ipynb #16-020
 def _image(path:Path, caption:str)->str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<figure><img alt="{html.escape(caption)}" src="data:image/svg+xml;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
 
-# %% ../nbs/16_report.ipynb #16-020
+# %% ../nbs/16_report.ipynb #16-021
 def _row(ds:xr.Dataset, anchor:str)->str:
     a = findings(ds)
-    cells = [f'<a href="#{anchor}">{html.escape(title_of(ds))}</a>', a["escapes"], f"{a['runs_with_all']}/{a['runs']}", f"{_value(a['largest'])}<br>{a['where'] or ''}",
+    cells = [f'<a href="#{anchor}">{html.escape(title_of(ds))}</a>', a["escapes"], f"{a['runs_with_all']}/{a['runs']}" if a["escapes"] else "–", f"{_value(a['largest'])}<br>{a['where'] or ''}",
              "–" if a["last"] is None else f"{_value(a['last'])}<br>at loss {a['last_level']:.3g}, {a['last_count']} runs", "–" if a["ambiguous"] is None else f"{a['ambiguous']:.0%}", f"{a['ntk_gd']:.3g}; {a['ntk_sgd']:.3g}", html.escape(finding(ds))]
     return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
-# %% ../nbs/16_report.ipynb #16-021
+# %% ../nbs/16_report.ipynb #16-022
 def _section(ds:xr.Dataset, anchor:str, figures:Sequence[tuple[str, Path]], opened:bool)->str:
     about = dict(json.loads(ds.attrs["experiment"]), lr=ds.attrs["lr"], steps=int(ds.attrs["steps"]), gamma=float(ds.attrs["gamma"]))
     settings = html.escape(", ".join(f"{k} = {v}" for k, v in about.items() if v is not None))
@@ -115,10 +128,16 @@ def _section(ds:xr.Dataset, anchor:str, figures:Sequence[tuple[str, Path]], open
             + "".join(_image(path, caption) for caption, path in figures)
             + f"<p><b>Experiment.</b> <code>{settings}</code></p><p><b>Versions.</b> <code>{versions}</code>; result {ds.attrs['key']}</p></details>")
 
-# %% ../nbs/16_report.ipynb #16-022
+# %% ../nbs/16_report.ipynb #16-023
+def _order(ds:xr.Dataset)->tuple:
+    "Experiments in the order of the study: data, depth, regime, teacher."
+    e = experiment_of(ds)
+    return e.data, e.depth, REGIMES.index(e.regime), TEACHERS.index(e.teacher), e.key
+
+# %% ../nbs/16_report.ipynb #16-024
 HEADINGS = ("experiment", "escapes of GD", "SGD runs that make all of them", "largest d_r [band]", "d_r at the last common loss [band]", "ambiguous ranks", "change of the NTK (GD; SGD)", "finding")
 
-# %% ../nbs/16_report.ipynb #16-023
+# %% ../nbs/16_report.ipynb #16-025
 def write_report(
     out, # folder with stored results (*.nc)
     *,
@@ -132,6 +151,7 @@ def write_report(
     for path in sorted(out.glob("*.nc")):
         try: results[path] = load(path)
         except ResultError as error: unusable.append(str(error))
+    results = dict(sorted(results.items(), key=lambda item: _order(item[1])))
     require(bool(results), "out", str(out), "a folder with stored results (*.nc)" + "".join(f"; {u}" for u in unusable))
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
@@ -147,10 +167,12 @@ def write_report(
             "and the distance d_r = Σ |r_ij(GD) − mean r_ij(SGD)|. Ranks by a relative threshold σ &gt; ε σ_1 and by an absolute one σ &gt; ε; bands are percentile bootstraps over SGD runs.</p>",
             *(f"<p><b>Not shown:</b> {html.escape(u)}</p>" for u in unusable),
             "<h2>What was found</h2><table><tr>" + "".join(f"<th>{h}</th>" for h in HEADINGS) + "</tr>", *(_row(ds, a) for ds, a in zip(results.values(), anchors)), "</table>",
+            "<p><b>Symbols.</b> P_ij = W_j ⋯ W_i: partial product of layers i to j; σ_1 ≥ σ_2 ≥ …: its singular values; r_ij: its rank; m_ij: multiplicity, by inclusion and exclusion from r_ij; s_k: strength of mode k of the task (for white inputs the teacher's singular values); "
+            "γ: entries of the layers start with variance width^−γ; t = η·steps; t_esc: first step at which a tenth of a fall from a plateau is done; NTK: neural tangent kernel, its change is ‖Θ − Θ_0‖/‖Θ_0‖.</p>",
             "<p>d_r, the number of ambiguous ranks (over all SGD checkpoints) and the finding refer to the absolute threshold unless said otherwise.</p>",
             "<h2>All experiments</h2>", *overview, "<h2>Each experiment</h2>",
             *(_section(ds, a, f, k == 0) for k, (ds, a, f) in enumerate(zip(results.values(), anchors, figures))),
             "<script>const show=()=>{const d=document.getElementById(decodeURIComponent(location.hash.slice(1)));if(d)d.open=true};addEventListener('hashchange',show);show()</script></html>"]
-    page_path = out / "report.html"
-    page_path.write_text("\n".join(page), encoding="utf-8")
-    return page_path
+    temporary = out / ".report.html.tmp"
+    temporary.write_text("\n".join(page), encoding="utf-8")
+    return temporary.replace(out / "report.html")

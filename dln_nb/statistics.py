@@ -27,6 +27,7 @@ def summary(
     values:Tensor, # (runs, *shape); NaN where a run is missing
 )->Summary: # each (*shape)
     "Mean, standard deviation, standard error and number of the runs that are present."
+    values = values.where(values.isfinite(), torch.nan)
     count = values.isfinite().sum(0)
     mean = values.nanmean(0)
     std = ((values - mean).square().nansum(0) / (count - 1)).sqrt().where(count > 1, torch.nan)
@@ -65,7 +66,9 @@ def bootstrap_band(
 )->Band: # each (*result)
     "Percentile bootstrap over runs of a statistic of the mean over runs."
     require(0 < confidence < 1, "confidence", confidence, "in (0, 1)")
-    resampled = statistic(bootstrap_means(values, n_boot=n_boot, seed=seed))
+    values = values.where(values.isfinite(), torch.nan)
+    means, enough = bootstrap_means(values, n_boot=n_boot, seed=seed), values.isfinite().sum(0) > 1
+    resampled = statistic(means.where(enough, torch.nan))
     tail = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=resampled.dtype, device=resampled.device)
     low, high = resampled.nanquantile(tail, 0)
     return Band(statistic(values.nanmean(0)), low, high)

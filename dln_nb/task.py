@@ -44,6 +44,7 @@ def teacher_spectrum(
     if rank is None: rank = (p + 1) // 2 if kind == "low-rank" else p
     top = p - 1 if kind == "low-rank" else p
     low = p if kind == "full-rank" else 2 if kind == "degenerate" else 1
+    require(p >= 2 or kind == "full-rank", "teacher", kind, "full-rank where min(d_out, d_in) = 1: a vector has one singular value")
     require(low <= rank <= top, "rank", rank, f"an integer in {low} … {top} for a {kind} teacher with min(d_out, d_in) = {p}")
     if spectrum is None: spectrum = [3.] * rank if kind == "degenerate" else np.geomspace(5, 1, rank)
     s = torch.as_tensor(spectrum, dtype=torch.float64).sort(descending=True).values
@@ -100,7 +101,7 @@ class Task:
             require(self.population is not None, "population", None, "given where there are no data")
             return
         for field in ("X", "Y"):
-            A = torch.as_tensor(getattr(self, field)).to(torch.float64)
+            A = torch.as_tensor(getattr(self, field)).to(torch.float64, copy=True) # later changes of the caller's array do not reach the task
             require(A.ndim == 2 and min(A.shape) >= 1, field, tuple(A.shape), "of shape (n, d) with n, d ≥ 1")
             require(bool(A.isfinite().all()), field, f"an array with {int((~A.isfinite()).sum())} entries that are NaN or infinite", "finite")
             object.__setattr__(self, field, A)
@@ -129,7 +130,7 @@ class Task:
         return A[:, :q], t[:q], Bh[:q].mT
 
     @cached_property
-    def whitener(self)->Tensor: # R: (q, d_0), q = rank Σxx
+    def covariance_factor(self)->Tensor: # R: (q, d_0), q = rank Σxx
         "The root R of the input covariance, Σxx = RᵀR."
         if self.X is None: return self.population.input_root
         _, t, B = self._input_svd
@@ -156,7 +157,7 @@ class Task:
     @cached_property
     def Sxx(self)->Tensor: # (d_0, d_0)
         "Input covariance Σxx = XᵀX/n."
-        return self.whitener.T @ self.whitener
+        return self.covariance_factor.T @ self.covariance_factor
 
     @cached_property
     def Syx(self)->Tensor: # (d_L, d_0)
@@ -191,7 +192,7 @@ class Task:
     @cached_property
     def compressed(self)->tuple[Tensor, Tensor]: # R (q, d_0), R Ŵᵀ (q, d_L)
         "The compressed data set: q ≤ d_0 samples with the same gradient and the same excess loss as the sum over all data / n."
-        return self.whitener, self.whitener @ self.solution.T
+        return self.covariance_factor, self.covariance_factor @ self.solution.T
 
     def to(self,
         device, # a torch device
@@ -227,7 +228,7 @@ def gaussian_task(
     input_spectrum="white",  # see `input_variances`
     aligned:bool=True,       # inputs have the right singular vectors of the teacher as axes; otherwise random ones
     noise:float=0.,          # σ ≥ 0, standard deviation of the label noise
-    exact:bool=False,        # make the sample's Σxx equal the chosen one (needs n ≥ d_0)
+    exact:bool=False,        # make the sample's Σxx equal the chosen one, and its noise orthogonal to the inputs (needs n > d_0, n = d_0 without noise)
     seed:int=0,              # ≥ 0
 )->Task:
     "Data y = M x + σ ξ with Gaussian inputs of a chosen covariance."
@@ -235,15 +236,19 @@ def gaussian_task(
     require(M.ndim == 2 and bool(M.isfinite().all()), "teacher", tuple(M.shape), "a finite matrix (d_L, d_0)")
     require(np.isfinite(noise) and noise >= 0, "noise", noise, "a finite number ≥ 0")
     d_in, rng = M.shape[1], random_stream(seed, "data")
-    require(n is None or isinstance(n, int) and n >= (d_in if exact else 1), "n", n, f"None or an integer ≥ {d_in if exact else 1}")
+    low = d_in + (noise > 0) if exact else 1
+    require(n is None or isinstance(n, int) and n >= low, "n", n, f"None or an integer ≥ {low}")
     lam = input_variances(input_spectrum, d_in)
     V = torch.linalg.svd(M).Vh.T if aligned else random_orthogonal(d_in, random_stream(seed, "input axes"))
     population = Population(M, V * lam.sqrt() @ V.T, float(noise))
     if n is None: return Task(None, None, population)
     z = torch.from_numpy(rng.standard_normal((n, d_in)))
-    if exact: z = torch.linalg.svd(z, full_matrices=False).U * n**.5 # the sample, with unit covariance
+    xi = torch.from_numpy(rng.standard_normal((n, M.shape[0])))
+    if exact:
+        z = torch.linalg.svd(z, full_matrices=False).U * n**.5 # the sample, with unit covariance
+        if noise: xi = (xi - z @ (z.T @ xi) / n) * (n / (n - d_in))**.5
     X = z @ population.input_root
-    return Task(X, X @ M.T + noise * torch.from_numpy(rng.standard_normal((n, M.shape[0]))), population)
+    return Task(X, X @ M.T + noise * xi, population)
 
 # %% ../nbs/01_task.ipynb #01-027
 def semantic_task()->Task: # n = 4 items, 7 features
@@ -257,10 +262,11 @@ def semantic_task()->Task: # n = 4 items, 7 features
 
 # %% ../nbs/01_task.ipynb #01-030
 def digits_task()->Task: # n = 1797, d_0 = 64, d_L = 10
-    "Real data: scikit-learn's digits, pixels in [0, 1], one-hot targets."
+    "Real data: scikit-learn's digits, pixels in [0, 1], one-hot targets, both centred."
     from sklearn.datasets import load_digits # takes a second to import; only this task needs it
     X, labels = load_digits(return_X_y=True)
-    return Task(X / 16, np.eye(10)[labels])
+    X, Y = X / 16, np.eye(10)[labels]
+    return Task(X - X.mean(0), Y - Y.mean(0))
 
 # %% ../nbs/01_task.ipynb #01-034
 def backprop(
@@ -293,7 +299,7 @@ def excess_loss(
     check_fit(Ws, task)
     error = product(Ws) - task.solution
     # a batch of small products, never one big one over all runs: so a run has the same bits beside any others
-    return .5 * (error @ task.whitener.T.expand(*error.shape[:-2], -1, -1)).square().sum((-2, -1))
+    return .5 * (error @ task.covariance_factor.T.expand(*error.shape[:-2], -1, -1)).square().sum((-2, -1))
 
 # %% ../nbs/01_task.ipynb #01-037
 def loss(

@@ -7,7 +7,7 @@ __all__ = ['SAMPLINGS', 'DIVERGED', 'epochs', 'minibatches', 'batch_stream', 'Tr
            'one_thread', 'check_training', 'train']
 
 # %% ../nbs/03_trainer.ipynb #03-004
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -86,6 +86,8 @@ class Trajectory:
     diverged:Tensor  # (runs,) bool
     min_loss:float   # ℓ_min
     lr:float         # η; time is η·steps
+    observed:dict[str, Tensor] # what was observed on the way: (runs, observations, …) each
+    observed_steps:Tensor      # (observations,)
 
     @property
     def loss(self)->Tensor: # (runs, records)
@@ -119,7 +121,9 @@ class Steps(CheckpointRule):
     def __init__(self,
         steps, # (checkpoints,) for all runs, or (runs, checkpoints); integers ≥ 0, or -1 for a checkpoint that the run misses
     ):
-        self.steps = torch.as_tensor(np.asarray(steps, dtype=np.int64))
+        self.steps = torch.as_tensor(np.asarray(steps))
+        require(not self.steps.is_floating_point() or not self.steps.numel(), "steps", self.steps.tolist(), "integers")
+        self.steps = self.steps.long()
         require(self.steps.ndim in (1, 2) and bool((self.steps >= -1).all()), "steps", self.steps.tolist(), "integers ≥ 0 (or -1 for missing), of shape (checkpoints,) or (runs, checkpoints)")
         self.count, self._wanted = self.steps.shape[-1], set(self.steps.unique().tolist())
 
@@ -159,14 +163,15 @@ def one_thread():
 
 # %% ../nbs/03_trainer.ipynb #03-022
 def check_training(
-    Ws:Weights, task:Task, *, lr:float, steps:int, batch_size:int|None, runs:Sequence[int], sampling:str, record_every:int,
+    Ws:Weights, task:Task, *, lr:float, steps:int, batch_size:int|None, runs:Sequence[int], sampling:str, record_every:int, observe_every:int,
 )->None:
     "Refuse arguments of `train` that make no sense, before any work."
     check_fit(Ws, task)
+    require(all(W.dtype == torch.float64 for W in Ws), "Ws", [str(W.dtype) for W in Ws], "float64: plateaus and small singular values drown in single precision")
     require(all(bool(W.isfinite().all()) for W in Ws), "Ws", "weights with NaN or infinite entries", "finite")
     require({W.shape[:-2] for W in Ws} in ({()}, {(len(runs),)}), "Ws", [tuple(W.shape) for W in Ws], f"matrices without a leading axis (the same start for all runs), or all with {len(runs)} starts, one for each run")
     require(np.isfinite(lr) and lr > 0, "lr", lr, "finite and > 0")
-    for field, value, low in (("steps", steps, 0), ("record_every", record_every, 1)):
+    for field, value, low in (("steps", steps, 0), ("record_every", record_every, 1), ("observe_every", observe_every, 1)):
         require(isinstance(value, (int, np.integer)) and value >= low, field, value, f"an integer ≥ {low}")
     require(len(runs) >= 1 and all(r >= 0 for r in runs), "runs", list(runs), "a number ≥ 1, or a sequence of run numbers ≥ 0")
     require(sampling in SAMPLINGS, "sampling", sampling, f"one of {', '.join(SAMPLINGS)}")
@@ -188,12 +193,14 @@ def train(
     sampling:str="shuffle",   # "shuffle" (epochs without replacement) | "replacement" | "stream" (fresh samples)
     checkpoints:CheckpointRule|Sequence[CheckpointRule]|None=None, # which weights to keep
     record_every:int=1, # the loss is recorded at every such step, and at the last
+    observe:dict[str, Callable[[Weights], Tensor]]|None=None, # small functions of the weights to record: from W_l (runs, d_l, d_{l-1}) to (runs, …)
+    observe_every:int=1, # they are recorded at every such step, and at the last
     device=None,    # where to compute; None: where the weights are
     progress:bool=True, # show a progress bar
 )->Trajectory:
     "Train by GD or SGD, all runs side by side."
     runs = range(runs) if isinstance(runs, (int, np.integer)) else tuple(runs)
-    check_training(Ws, task, lr=lr, steps=steps, batch_size=batch_size, runs=runs, sampling=sampling, record_every=record_every)
+    check_training(Ws, task, lr=lr, steps=steps, batch_size=batch_size, runs=runs, sampling=sampling, record_every=record_every, observe_every=observe_every)
     options = dict(lr=lr, steps=steps, batch_size=batch_size, runs=runs, seed=seed, sampling=sampling, record_every=record_every, device=device, progress=progress)
     rule = AllOf(checkpoints if isinstance(checkpoints, Sequence) else () if checkpoints is None else (checkpoints,))
     rule.check(task, len(runs), steps)
@@ -201,14 +208,15 @@ def train(
     device = Ws[0].device if device is None else torch.device(device)
     batches = batch_stream(task := task.to(device), runs, batch_size=batch_size, seed=seed, sampling=sampling, device=device)
     with one_thread(), torch.no_grad(), tqdm(total=steps, desc="GD" if batch_size is None else f"SGD × {len(runs)}", disable=not progress, leave=False) as bar:
-        return _train([W.to(device).expand(len(runs), *W.shape[-2:]).clone() for W in Ws], task, batches, rule, lr, steps, record_every, bar)
+        return _train([W.to(device).expand(len(runs), *W.shape[-2:]).clone() for W in Ws], task, batches, rule, lr, steps, record_every, observe or {}, observe_every, bar)
 
 # %% ../nbs/03_trainer.ipynb #03-024
 DIVERGED = 1e6 # a run whose loss exceeds its start by this factor has diverged
 
 # %% ../nbs/03_trainer.ipynb #03-025
-def _train(Ws, task, batches, rule, lr, steps, record_every, bar):
-    recorded = [*range(0, steps, record_every), steps]
+def _train(Ws, task, batches, rule, lr, steps, record_every, observe, observe_every, bar):
+    recorded, observations = ([*range(0, steps, every), steps] for every in (record_every, observe_every))
+    observed = {name: [] for name in observe}
     excess = Ws[0].new_empty(len(Ws[0]), len(recorded))
     kept_steps = torch.full((len(Ws[0]), rule.count), -1)
     kept = [W.new_full((len(W), rule.count, *W.shape[1:]), torch.nan) for W in Ws]
@@ -221,10 +229,14 @@ def _train(Ws, task, batches, rule, lr, steps, record_every, bar):
             run, checkpoint = due.nonzero(as_tuple=True)
             kept_steps[run, checkpoint] = step
             for K, W in zip(kept, Ws): K[run, checkpoint] = W[run]
+        if step % observe_every == 0 or step == steps:
+            for name, function in observe.items(): observed[name].append(function(tuple(Ws)).clone())
         if step == steps: break
         x, y, size = next(batches)
         for W, d, h in zip(Ws, *reversed(backprop(Ws, x, y))): W.baddbmm_(d.mT, h, alpha=-lr / size)
         if step % 256 == 255: bar.update(256)
+    bar.update(steps % 256)
     start = excess[:, :1] + task.min_loss
     diverged = ~(excess + task.min_loss <= DIVERGED * start).all(1) # also where the loss is NaN
-    return Trajectory(excess, torch.tensor(recorded), tuple(kept), kept_steps, tuple(Ws), diverged, task.min_loss, lr)
+    return Trajectory(excess, torch.tensor(recorded), tuple(kept), kept_steps, tuple(Ws), diverged, task.min_loss, lr,
+                      {name: torch.stack(values, 1) for name, values in observed.items()}, torch.tensor(observations))

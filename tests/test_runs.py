@@ -21,10 +21,16 @@ def test_same_bits_for_any_number_of_workers(tmp_path):
         xr.testing.assert_identical(load(a), load(b))
 
 
+def test_unreachable_levels_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="levels=1e-09 is not allowed"):
+        sweep([*GRID[:2], replace(SMALL, levels=(5., 1e-9))], tmp_path, progress=False)
+    assert not list(tmp_path.glob("*.nc"))
+
+
 def test_a_failure_is_named_and_stops_no_other(tmp_path):
-    unreachable = replace(SMALL, levels=(5., 1e-9))
-    with pytest.raises(RuntimeError, match="levels=1e-09 is not allowed"):
-        sweep([unreachable, *GRID[:2]], tmp_path, n_jobs=2, progress=False)
+    diverging = replace(SMALL, lr=50., steps=None)
+    with pytest.raises(RuntimeError, match="lr=50.0 is not allowed"):
+        sweep([diverging, *GRID[:2]], tmp_path, n_jobs=2, progress=False)
     assert {p.name for p in tmp_path.glob("*.nc")} == {e.filename for e in GRID[:2]}
 
 
@@ -77,3 +83,12 @@ print(peak() - before) # kB; all weights of all steps would take 5 GB
 """
     grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
     assert grown < 20_000
+
+
+@pytest.mark.parametrize("options", [dict(lr=5.), dict(steps=1), dict(levels=(.3, .25), steps=10), dict(runs=1), dict(depth=1), dict(points=1)],
+                         ids=["all diverge", "one step", "no level reached", "one run", "one layer", "one point"])
+def test_every_result_has_a_report(tmp_path, options):
+    "Whatever happened in an experiment, its figures are drawn and its line is written."
+    from dln_nb.report import write_report
+    sweep([replace(SMALL, **options)], tmp_path, progress=False)
+    assert write_report(tmp_path, progress=False).stat().st_size > 10_000
