@@ -12,16 +12,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .experiment import Experiment, ResultError, load, study as preset_study, sweep
+from .experiment import Experiment, ResultError, study as preset_study, sweep
 from .plots import title_of
-from .report import finding, write_report
+from .report import finding, load_results, write_report
 
 # %% ../nbs/18_cli.ipynb #18-005
 def _sweep_and_report(experiments, out, n_jobs, device, progress):
     "Run what is missing, make the report, and say where things are and what was found."
     paths = sweep(experiments, out, n_jobs=n_jobs, device=device, progress=progress)
-    page = write_report(out, n_jobs=n_jobs, progress=progress)
-    for ds in map(load, paths): print(f"{title_of(ds)}: {finding(ds)}")
+    results = load_results(out, n_jobs=n_jobs)
+    page = write_report(out, results=results, n_jobs=n_jobs, progress=progress)
+    for path in paths: print(f"{title_of(results[0][path])}: {finding(results[0][path])}")
     print(f"\nResults (*.nc) and figures: {out}\nReport: {page}")
 
 # %% ../nbs/18_cli.ipynb #18-006
@@ -86,5 +87,5 @@ def main(
         print(f"dln_nb: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stopped:
-        print(f"\ndln_nb: {stopped or 'interrupted'}", file=sys.stderr)
+        print(f"\ndln_nb: {str(stopped) or 'interrupted; finished results are stored, and the same command goes on with the others'}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DATA', 'FORMAT', 'MAX_STEPS', 'MIN_STEPS', 'PRESETS', 'Experiment', 'make_task', 'checked_task', 'initial_gamma',
            'initial_weights', 'curvature_bound', 'stable_lr', 'enough_steps', 'schedule', 'layer_scales',
-           'absolute_threshold', 'on_present', 'rank_measures', 'run', 'ResultError', 'check_folder', 'save', 'load',
-           'experiment_of', 'set_aside', 'stored', 'sweep', 'study']
+           'absolute_threshold', 'run', 'ResultError', 'check_folder', 'save', 'load', 'experiment_of', 'set_aside',
+           'stored', 'sweep', 'study']
 
 # %% ../nbs/14_experiment.ipynb #14-004
 import hashlib
@@ -15,7 +15,7 @@ import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from itertools import product as grid
@@ -32,10 +32,11 @@ from tqdm.auto import tqdm
 from . import __version__
 from .checkpoints import Escapes, LossLevels, find_escapes, spaced_levels
 from .network import REGIMES, Weights, gaussian_init, hidden_width, ntk_change, products_above, products_below, regime_gamma, require, split_evenly
-from .rank_patterns import THRESHOLDS, RankPattern, l1_distance, multiplicity_pattern, product_spectra, rank_pattern_of
-from .statistics import bootstrap_band, summary
+from .mode_coupling import mode_blocks, mode_coefficients
+from .rank_patterns import THRESHOLDS
 from .task import TEACHERS, Task, digits_task, gaussian_task, loss, semantic_task, teacher_matrix, teacher_spectrum
-from .trainer import SAMPLINGS, Trajectory, one_thread, train
+from .trainer import SAMPLINGS, Steps, one_thread, train
+from .variables import MEASURES, Kept, Options, Variables, mode_variables, own_variables
 
 # %% ../nbs/14_experiment.ipynb #14-006
 DATA = {"gaussian": None, "semantic": (4, 4, 7), "digits": (1797, 64, 10)} # (n, d_0, d_L) where the data fix them
@@ -79,9 +80,16 @@ class Experiment:
     drop: float = 0.1 # fraction of a fall that is done at the escape time, in (0, 1)
     contrast: float = 2. # on a plateau the run dwells this many times longer than in the falls beside it, > 1
     smoothing: float = 0.02 # resolution of plateaus in the distance from the optimum, in (0, 0.5)
+    n_steps: int = 16 # checkpoints at equal steps, evenly spaced
     # measures
+    measures: tuple[Literal["rank_patterns", "spectra", "distances", "gauge", "balance", "mode_coupling"], ...] = ("rank_patterns", "spectra", "distances", "balance", "mode_coupling") # which; gauge (distance modulo rotations of the hidden layers) takes by far the longest
     eps: float = 1e-5 # ε of the relative threshold σ > ε σ_1, in (0, 1)
     eps_absolute: float | None = None # ε of the absolute threshold σ > ε, in (0, 1); None: between the singular values of a layer at the start and those it learns (see `layer_scales`)
+    top_k: int = 5 # number K of singular values of each product that the spectra keep
+    floor: float = 1e-30 # δ of the log-spectra, > 0
+    cross_eps: float = 0.05 # ε of t_cross, as a fraction of the largest mode strength s_1, in (0, 1)
+    diag_fraction: float = 0.5 # c of t_diag: a mode is learned at |w_αα| ≥ c s_α, in (0, 1)
+    observations: int = 400 # times at which the mode coefficients are recorded
     confidence: float = 0.95 # confidence of the bootstrap bands, in (0, 1)
     n_boot: int = 1000 # number of bootstrap resamples
 
@@ -92,15 +100,21 @@ class Experiment:
         number = lambda x: isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool) and bool(np.isfinite(x))
         for f in fields(self): # numpy's numbers become Python's, so that equal experiments have equal hashes
             if isinstance(value := getattr(self, f.name), np.generic): object.__setattr__(self, f.name, value.item())
-        for field in ("d_in", "d_out", "depth", "width", "runs", "n_levels", "record_every", "n_boot", "batch_size", "points", "seed", "task_seed", "rank", "n", "steps", "window"):
+            if isinstance(f.default, bool): require(isinstance(getattr(self, f.name), bool), f.name, value, "True or False")
+            if f.type in (float, float | None, "float", "float | None") and integer(value): object.__setattr__(self, f.name, float(value))
+        for field in ("d_in", "d_out", "depth", "width", "runs", "n_levels", "record_every", "n_boot", "batch_size", "points", "n_steps", "top_k", "observations", "seed", "task_seed", "rank", "n", "steps", "window"):
             value, low = getattr(self, field), 0 if "seed" in field else 1
             optional = field in ("rank", "n", "steps", "window")
             require(value is None if optional and value is None else integer(value) and value >= low, field, value, f"an integer ≥ {low}" + (" or None" if optional else ""))
-        for field in ("eps", "eps_absolute", "confidence", "stop"):
+        for field in ("eps", "eps_absolute", "cross_eps", "diag_fraction", "confidence", "stop"):
             value = getattr(self, field)
             require(value is None if field == "eps_absolute" and value is None else number(value) and 0 < value < 1, field, value, "in (0, 1)")
         for field in ("noise", "input_decay"):
             require(number(getattr(self, field)) and getattr(self, field) >= 0, field, getattr(self, field), "a finite number ≥ 0")
+        require(number(self.floor) and self.floor > 0, "floor", self.floor, "a finite number > 0")
+        allowed = (*MEASURES, "mode_coupling")
+        require(isinstance(self.measures, Sequence) and not isinstance(self.measures, str) and all(m in allowed for m in self.measures), "measures", self.measures, f"a sequence of {', '.join(allowed)}")
+        object.__setattr__(self, "measures", tuple(m for m in allowed if m in self.measures)) # in one order, each once
         require(self.points % 2 == 1, "points", self.points, "odd, so that the middle one is at the escape")
         require(self.gamma is None or number(self.gamma), "gamma", self.gamma, "None or a finite number")
         require(self.lr is None or number(self.lr) and self.lr > 0, "lr", self.lr, "None or a finite number > 0")
@@ -135,8 +149,9 @@ class Experiment:
 
     @property
     def label(self)->str:
-        "A short name for figures: regime and teacher (or data)."
-        return f"{self.regime}, {self.teacher if self.data == 'gaussian' else self.data}"
+        "A short name for figures: regime (and γ where it is not the pick for the regime) and teacher (or data)."
+        usual = self.gamma is None or self.gamma == regime_gamma(self.regime, self.depth)
+        return f"{self.regime}{'' if usual else f' (γ = {self.gamma:g})'}, {self.teacher if self.data == 'gaussian' else self.data}"
 
     @property
     def key(self)->str: # 12 hexadecimal digits
@@ -146,10 +161,10 @@ class Experiment:
     @property
     def filename(self)->str:
         "Name of the result file."
-        return f"{self.label.replace(', ', '-')}-L{self.depth}-{self.key}.nc"
+        return f"{self.regime}-{self.teacher if self.data == 'gaussian' else self.data}-L{self.depth}-{self.key}.nc"
 
 # %% ../nbs/14_experiment.ipynb #14-008
-FORMAT = 1 # version of the meaning of a stored result; a change of any number in it raises this
+FORMAT = 2 # version of the meaning of a stored result; a change of any number in it raises this
 
 # %% ../nbs/14_experiment.ipynb #14-013
 def make_task(
@@ -265,33 +280,10 @@ def absolute_threshold(
     eps = e.eps_absolute or min(.99, (start * learned)**.5 if start < learned else learned / 2)
     return eps, start < eps < learned
 
-# %% ../nbs/14_experiment.ipynb #14-031
-def on_present(
-    measure, # function of weights with one leading axis, returning a tuple of tensors with that axis
-    trajectory:Trajectory,
-)->list[Tensor]: # (runs, checkpoints, …) each, float64; NaN where a run misses a checkpoint
-    "Apply a measure to the weights that were kept."
-    present = trajectory.checkpoint_steps >= 0
-    values = measure(tuple(W[present.to(W.device)] for W in trajectory.weights))
-    full = [v.new_full((*present.shape, *v.shape[1:]), torch.nan, dtype=torch.float64) for v in values]
-    for f, v in zip(full, values): f[present.to(v.device)] = v.double()
-    return [f.cpu() for f in full]
-
 # %% ../nbs/14_experiment.ipynb #14-032
-def rank_measures(
-    trajectory:Trajectory,
-    eps:tuple[float, ...], # ε of each of THRESHOLDS
-)->RankPattern: # (threshold, runs, checkpoints, L, L) each, NaN where a run misses a checkpoint
-    "Rank patterns by both thresholds, from one computation of the spectra."
-    spectra, = on_present(lambda Ws: (product_spectra(Ws),), trajectory)
-    patterns = [rank_pattern_of(spectra, x, t) for t, x in zip(THRESHOLDS, eps)]
-    missing = spectra[..., :1, :1, 0].isnan() # (runs, checkpoints, 1, 1)
-    return RankPattern(*(torch.stack([x.double().where(~missing, torch.nan) for x in kind]) for kind in zip(*patterns)))
-
-# %% ../nbs/14_experiment.ipynb #14-034
-def _axes(e, task, gd, levels, escapes, windows, eps)->dict:
-    "The coordinates. Checkpoints: the loss levels first, then the windows of the escapes one after another."
-    n_levels, n_windows, number = levels.count, len(escapes) * e.points, torch.arange(1, len(escapes) + 1)
+def _axes(e, task, gd, levels, escapes, windows, eps)->Variables:
+    "The coordinates. Checkpoints: the loss levels first, then the equal steps, then the windows of the escapes one after another."
+    n_levels, n_steps, n_windows, number = levels.count, gd.checkpoint_steps.shape[1] - levels.count - len(escapes) * e.points, len(escapes) * e.points, torch.arange(1, len(escapes) + 1)
     offsets = torch.tensor([o for x in escapes for o in windows.offsets(x)], dtype=torch.float64)
     missing = lambda n: torch.full((n,), torch.nan, dtype=torch.float64)
     return {
@@ -301,22 +293,26 @@ def _axes(e, task, gd, levels, escapes, windows, eps)->dict:
         "j": ("j", torch.arange(1, e.depth + 1), {"long_name": "last layer of the partial product W_j ⋯ W_i"}),
         "threshold": ("threshold", list(THRESHOLDS), {"long_name": "kind of rank threshold"}),
         "eps": ("threshold", list(eps), {"long_name": "ε of the rank threshold"}),
-        "alignment": ("checkpoint", ["loss"] * n_levels + ["escape"] * n_windows, {"long_name": "what aligns the checkpoint between runs"}),
-        "level": ("checkpoint", torch.cat([levels.levels, missing(n_windows)]), {"long_name": "loss level (loss-aligned checkpoints)"}),
-        "escape_number": ("checkpoint", torch.cat([torch.zeros(n_levels, dtype=torch.int64), number.repeat_interleave(e.points)]), {"long_name": "escape, counted from 1 in order of time (escape-aligned checkpoints); 0 otherwise"}),
-        "offset": ("checkpoint", torch.cat([missing(n_levels), offsets]), {"long_name": "steps from the escape time of the run (escape-aligned checkpoints)", "units": "steps"}),
+        "k": ("k", torch.arange(1, min(e.top_k, max(min(a, b) for x, a in enumerate(e.widths) for b in e.widths[x+1:])) + 1), {"long_name": "number of the singular value, the largest first"}),
+        "layer": ("layer", torch.arange(1, e.depth + 1), {"long_name": "layer"}),
+        "pair": ("pair", torch.arange(1, e.depth), {"long_name": "pair of adjacent layers l and l+1"}),
+        "block": ("block", torch.arange(1, int(mode_blocks(task.modes[1]).max()) + 2), {"long_name": "block of modes with equal strength, the strongest first"}),
+        "alignment": ("checkpoint", ["loss"] * n_levels + ["step"] * n_steps + ["escape"] * n_windows, {"long_name": "what aligns the checkpoint between runs"}),
+        "level": ("checkpoint", torch.cat([levels.levels, missing(n_steps + n_windows)]), {"long_name": "loss level (loss-aligned checkpoints)"}),
+        "escape_number": ("checkpoint", torch.cat([torch.zeros(n_levels + n_steps, dtype=torch.int64), number.repeat_interleave(e.points)]), {"long_name": "escape, counted from 1 in order of time (escape-aligned checkpoints); 0 otherwise"}),
+        "offset": ("checkpoint", torch.cat([missing(n_levels + n_steps), offsets]), {"long_name": "steps from the escape time of the run (escape-aligned checkpoints)", "units": "steps"}),
         "escape": ("escape", number, {"long_name": "escape of GD, counted from 1 in order of time"}),
         "modes_learned": ("modes_learned", torch.arange(len(task.plateaus)), {"long_name": "number of modes learned"}),
     }
 
-# %% ../nbs/14_experiment.ipynb #14-035
-def _training(e, task, start, gd, sgd, levels, escapes)->dict:
+# %% ../nbs/14_experiment.ipynb #14-033
+def _training(e, task, start, gd, sgd, escapes)->Variables:
     "Losses, checkpoint steps, escapes and the change of the kernel."
-    windows = sgd.checkpoint_steps[:, levels.count:].reshape(e.runs, len(escapes), e.points)
-    of_escapes = lambda field: torch.tensor([getattr(x, field) for x in escapes])
+    windows = sgd.checkpoint_steps[:, sgd.checkpoint_steps.shape[1] - len(escapes) * e.points:].reshape(e.runs, len(escapes), e.points)
+    of_escapes = lambda field: torch.from_numpy(np.array([getattr(x, field) for x in escapes], dtype=int if field == "step" else float))
     change = lambda trajectory: ntk_change(tuple(W.cpu() for W in trajectory.final), start)
     return {
-        "loss_gd": ("step", gd.loss[0], {"long_name": "exact full-batch loss of GD"}),
+        "loss_gd": (("step",), gd.loss[0], {"long_name": "exact full-batch loss of GD"}),
         "loss_sgd": (("run", "step"), sgd.loss, {"long_name": "exact full-batch loss of each SGD run"}),
         "plateau": ("modes_learned", task.plateaus, {"long_name": "predicted plateau ℓ_min + ½ Σ_{k>r} s_k²"}),
         "step_gd": ("checkpoint", gd.checkpoint_steps[0], {"long_name": "step of the checkpoint in GD; -1 where missing", "units": "steps"}),
@@ -333,71 +329,58 @@ def _training(e, task, start, gd, sgd, levels, escapes)->dict:
         "ntk_change_sgd": ("run", change(sgd), {"long_name": "relative change of the neural tangent kernel over each SGD run"}),
     }
 
-# %% ../nbs/14_experiment.ipynb #14-036
-def _patterns(e, gd, sgd, eps)->dict:
-    "Rank and multiplicity patterns, their statistics over runs, and the distances d_r and d_m."
-    axes, boot = ("checkpoint", "i", "j"), dict(confidence=e.confidence, n_boot=e.n_boot, seed=e.seed)
-    meaning = dict(rank="rank r_ij of W_j ⋯ W_i", gap="gap σ_r/σ_{r+1} at the rank threshold", margin="factor by which ε can change before r_ij does")
-    one, many, data = rank_measures(gd, eps), rank_measures(sgd, eps), {}
-    for name in RankPattern._fields:
-        data[f"{name}_gd"] = (("threshold", *axes), getattr(one, name)[:, 0], {"long_name": f"{meaning[name]}, GD"})
-        data[f"{name}_sgd"] = (("threshold", "run", *axes), getattr(many, name), {"long_name": f"{meaning[name]}, each SGD run"})
-    data["multiplicity_gd"] = (("threshold", *axes), multiplicity_pattern(one.rank)[:, 0], {"long_name": "multiplicity m_ij (negative values clipped to 0), GD"})
-    negative = lambda rank: (multiplicity_pattern(rank, clip=False) < 0).sum((-2, -1)).double() # how many entries the clipping changes
-    data["clipped_gd"] = (("threshold", "checkpoint"), negative(one.rank)[:, 0], {"long_name": "number of negative multiplicities m_ij clipped to 0, GD"})
-    data["clipped_sgd"] = (("threshold", "run", "checkpoint"), negative(many.rank), {"long_name": "number of negative multiplicities m_ij clipped to 0, each SGD run"})
-    for name, symbol, of in (("rank", "r", lambda r: r), ("multiplicity", "m", multiplicity_pattern)):
-        reference, values = of(one.rank)[:, 0], of(many.rank).movedim(1, 0) # runs first
-        band, stats = bootstrap_band(values, **boot), summary(values)
-        distance = bootstrap_band(values, lambda mean: l1_distance(reference, mean), **boot)
-        for part, text, value in (("mean", "mean", stats.mean), ("std", "standard deviation", stats.std), ("low", "lower end of the bootstrap band of the mean", band.low), ("high", "upper end of the bootstrap band of the mean", band.high)):
-            data[f"{name}_sgd_{part}"] = (("threshold", *axes), value, {"long_name": f"{symbol}_ij over SGD runs: {text}"})
-        for part, text, value in zip(("", "_low", "_high"), ("", ", lower end of the bootstrap band", ", upper end of the bootstrap band"), distance):
-            data[f"d_{symbol}{part}"] = (("threshold", "checkpoint"), value, {"long_name": f"Σ |{symbol}_ij(GD) - mean {symbol}_ij(SGD)|{text}"})
-    return data
-
-# %% ../nbs/14_experiment.ipynb #14-037
+# %% ../nbs/14_experiment.ipynb #14-034
 def _dataset(
-    data:dict, # {name: (dimensions, values, attributes)}
-    coords:dict,
+    data:Variables,
+    coords:Variables, # those of dimensions that no variable has are left out
     attrs:dict,
 )->xr.Dataset:
     "A labelled dataset from groups of variables."
     array = lambda x: x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     pack = lambda group: {k: (dims, array(x), about) for k, (dims, x, about) in group.items()}
-    return xr.Dataset(pack(data), pack(coords), attrs)
+    used = {d for dims, *_ in data.values() for d in ((dims,) if isinstance(dims, str) else dims)}
+    return xr.Dataset(pack(data), pack({k: v for k, v in coords.items() if v[0] in used}), attrs)
 
-# %% ../nbs/14_experiment.ipynb #14-038
+# %% ../nbs/14_experiment.ipynb #14-035
 def run(
     experiment:Experiment,
     *,
+    measures:dict[str, Callable[[Weights, Task], Tensor]]|None=None, # more measures: functions of W_l (n, d_l, d_{l-1}) and the task to (n, …), by name
     device=None,        # torch device; None: the CPU
     progress:bool=True, # show a progress bar
 )->xr.Dataset:
-    "Train GD and SGD from the same start and compare their rank patterns at aligned checkpoints."
-    e, task, start = experiment, checked_task(experiment), initial_weights(experiment)
-    with one_thread():
+    "Train GD and SGD from the same start and compare them at aligned checkpoints."
+    with one_thread(): # from the first matrix on: the order of summation must not depend on the machine
+        e, task, start = experiment, checked_task(experiment), initial_weights(experiment)
+        first = loss(start, task).item()
+        require(e.levels is None or e.levels[0] < first, "levels", e.levels, f"below {first:.6g}, the loss at the start")
         lr, steps = schedule(e, start, task, device)
         eps_absolute, separated = absolute_threshold(e, task)
         eps = (e.eps, eps_absolute)
-        levels = LossLevels(spaced_levels(loss(start, task).item(), task.min_loss, e.n_levels) if e.levels is None else e.levels)
-        options = dict(lr=lr, steps=steps, record_every=e.record_every, device=device, progress=progress)
+        levels = LossLevels(spaced_levels(first, task.min_loss, e.n_levels) if e.levels is None else e.levels)
+        equal = Steps(np.unique(np.rint(np.linspace(0, steps, e.n_steps + 1)).astype(int)))
+        here = task if device is None else task.to(device)
+        observe = {"modes": lambda Ws: mode_coefficients(Ws, here)} if "mode_coupling" in e.measures else {}
+        options = dict(lr=lr, steps=steps, record_every=e.record_every, observe=observe, observe_every=max(1, steps // e.observations), device=device, progress=progress)
         windows = Escapes(e.window, points=e.points, **e.detection)
-        gd = train(start, task, checkpoints=[levels, windows], **options)
+        gd = train(start, task, checkpoints=[levels, equal, windows], **options)
         escapes = find_escapes(gd.loss[0].cpu(), gd.steps, **e.detection)
-        sgd = train(start, task, checkpoints=[levels, Escapes(e.window, points=e.points, reference=escapes, **e.detection)], batch_size=e.batch_size, runs=e.runs, seed=e.seed, sampling=e.sampling, **options)
-        data = _training(e, task, start, gd, sgd, levels, escapes) | _patterns(e, gd, sgd, eps)
-    attrs = dict(title=f"Rank patterns of GD and SGD: {e.label}", format=FORMAT, experiment=json.dumps(asdict(e)), key=e.key,
+        sgd = train(start, task, checkpoints=[levels, equal, Escapes(e.window, points=e.points, reference=escapes, **e.detection)], batch_size=e.batch_size, runs=e.runs, seed=e.seed, sampling=e.sampling, **options)
+        data, o = _training(e, task, start, gd, sgd, escapes), Options(eps, e.top_k, e.floor, e.cross_eps, e.diag_fraction, e.confidence, e.n_boot, e.seed)
+        kept = tuple(Kept(t.weights, t.checkpoint_steps >= 0) for t in (gd, sgd))
+        for name in e.measures: data |= MEASURES[name](*kept, task, o) if name in MEASURES else mode_variables(*(t.observed["modes"].cpu() for t in (gd, sgd)), gd.observed_steps, task, o)
+        for name, measure in (measures or {}).items(): data |= own_variables(name, measure, *kept, here, o)
+    attrs = dict(title=f"GD and SGD: {e.label}", format=FORMAT, experiment=json.dumps(asdict(e)), key=e.key,
                  lr=lr, steps=steps, widths=list(e.widths), gamma=initial_gamma(e), min_loss=task.min_loss, confidence=e.confidence,
                  separated=int(separated), excess_left=float(gd.excess[0, -1] / gd.excess[0, 0]), finished=int(e.steps is not None or steps < MAX_STEPS),
                  versions=json.dumps({"dln_nb": __version__, "python": platform.python_version()} | {p: version(p) for p in ("torch", "numpy", "scipy", "xarray")}))
     return _dataset(data, _axes(e, task, gd, levels, escapes, windows, eps), attrs)
 
-# %% ../nbs/14_experiment.ipynb #14-051
+# %% ../nbs/14_experiment.ipynb #14-050
 class ResultError(Exception):
     "A result file that cannot be used: damaged, or written by another version."
 
-# %% ../nbs/14_experiment.ipynb #14-052
+# %% ../nbs/14_experiment.ipynb #14-051
 def check_folder(
     out, # folder, made if it is not there
 )->Path:
@@ -410,7 +393,7 @@ def check_folder(
         raise ValueError(f"out={str(out)!r} is not allowed: out must be a folder that can be written ({error.strerror or error})") from None
     return out
 
-# %% ../nbs/14_experiment.ipynb #14-053
+# %% ../nbs/14_experiment.ipynb #14-052
 def save(
     ds:xr.Dataset,
     path, # final name of the file
@@ -424,7 +407,7 @@ def save(
     finally: temporary.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/14_experiment.ipynb #14-054
+# %% ../nbs/14_experiment.ipynb #14-053
 def load(
     path,
 )->xr.Dataset:
@@ -435,14 +418,14 @@ def load(
     if ds.attrs.get("format") != FORMAT: raise ResultError(f"{Path(path).name} was written in format {ds.attrs.get('format')}, this version reads {FORMAT}")
     return ds
 
-# %% ../nbs/14_experiment.ipynb #14-055
+# %% ../nbs/14_experiment.ipynb #14-054
 def experiment_of(
     ds:xr.Dataset, # a result
 )->Experiment:
     "The experiment that a result belongs to."
     return Experiment(**json.loads(ds.attrs["experiment"]))
 
-# %% ../nbs/14_experiment.ipynb #14-056
+# %% ../nbs/14_experiment.ipynb #14-055
 def set_aside(
     path:Path,
     reason:str,
@@ -453,7 +436,7 @@ def set_aside(
     warnings.warn(f"{reason}; set aside as {aside.name}", stacklevel=2)
     return aside
 
-# %% ../nbs/14_experiment.ipynb #14-057
+# %% ../nbs/14_experiment.ipynb #14-056
 def stored(
     experiment:Experiment,
     out:Path, # folder
@@ -468,14 +451,14 @@ def stored(
     set_aside(path, reason)
     return False
 
-# %% ../nbs/14_experiment.ipynb #14-062
+# %% ../nbs/14_experiment.ipynb #14-061
 def _run_and_save(experiment, out, device, progress):
     path = out / experiment.filename
     try: save(run(experiment, device=device, progress=progress), path)
     except Exception as error: return experiment, error
     return experiment, None
 
-# %% ../nbs/14_experiment.ipynb #14-063
+# %% ../nbs/14_experiment.ipynb #14-062
 def sweep(
     experiments:Sequence[Experiment],
     out,        # folder for the results
@@ -504,7 +487,7 @@ def sweep(
     if failed: raise RuntimeError("; ".join(f"{e.label} ({e.filename}) failed: {type(x).__name__}: {x}" for e, x in failed)) from failed[0][1]
     return [out / e.filename for e in experiments]
 
-# %% ../nbs/14_experiment.ipynb #14-066
+# %% ../nbs/14_experiment.ipynb #14-065
 def study(
     preset:str, # "quick" | "paper"
 )->list[Experiment]:
@@ -513,7 +496,7 @@ def study(
     gammas, options = PRESETS[preset]
     return [Experiment(regime=r, teacher=t, depth=L, gamma=gammas[L] if r == "saddle-to-saddle" else None, **options) for L, r, t in grid(gammas, REGIMES, TEACHERS)]
 
-# %% ../nbs/14_experiment.ipynb #14-067
+# %% ../nbs/14_experiment.ipynb #14-066
 PRESETS = { # {depth: γ of the small start}, options; the smaller start at depths 2 and 4 separates their plateaus
-    "quick": ({3: None}, dict(runs=24)),
+    "quick": ({3: None}, dict(runs=16)),
     "paper": ({2: 4., 3: 2., 4: 2.}, dict(runs=64, width=100, d_in=8, d_out=6, n=500, n_levels=48))}
