@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from itertools import product as grid
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -454,6 +456,7 @@ def stored(
 # %% ../nbs/14_experiment.ipynb #14-061
 def _run_and_save(experiment, out, device, progress):
     path = out / experiment.filename
+    if parent_process() is not None: signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the process that started the workers
     try: save(run(experiment, device=device, progress=progress), path)
     except Exception as error: return experiment, error
     return experiment, None

@@ -275,5 +275,5 @@ def save_figure(
     with plt.rc_context({"svg.hashsalt": "dln_nb"}): # the same file every time
         fig.savefig(paths[0], dpi=200, metadata={"Date": None}) # dpi of what is rasterized inside
     fig.set_layout_engine("none") # the layout is found already
-    fig.savefig(paths[1], dpi=130)
+    fig.savefig(paths[1], dpi=100)
     return paths

@@ -226,7 +226,8 @@ def _train(Ws, task, batches, rule, lr, steps, record_every, observe, observe_ev
         if record: excess[:, -1 if step == steps else step // record_every] = now
         due = rule.due(step, None if now is None else (now + task.min_loss).cpu(), kept_steps >= 0)
         if due is not None and due.any():
-            run, checkpoint = due.nonzero(as_tuple=True)
+            alive = (excess_loss(Ws, task) if now is None else now) + task.min_loss <= DIVERGED * (excess[:, 0] + task.min_loss)
+            run, checkpoint = (due & alive.cpu()[:, None]).nonzero(as_tuple=True) # a run that has diverged is missing from then on
             kept_steps[run, checkpoint] = step
             for K, W in zip(kept, Ws): K[run, checkpoint] = W[run]
         if step % observe_every == 0 or step == steps:
