@@ -36,6 +36,7 @@ from .checkpoints import Escapes, LossLevels, find_escapes, spaced_levels
 from .network import REGIMES, Weights, gaussian_init, hidden_width, ntk_change, products_above, products_below, regime_gamma, require, split_evenly
 from .mode_coupling import mode_blocks, mode_coefficients
 from .rank_patterns import THRESHOLDS
+from .singular_values import METHODS
 from .task import TEACHERS, Task, digits_task, gaussian_task, loss, semantic_task, teacher_matrix, teacher_spectrum
 from .trainer import SAMPLINGS, Steps, one_thread, train
 from .variables import MEASURES, Kept, Options, Variables, mode_variables, own_variables
@@ -88,6 +89,7 @@ class Experiment:
     eps: float = 1e-5 # ε of the relative threshold σ > ε σ_1, in (0, 1)
     eps_absolute: float | None = None # ε of the absolute threshold σ > ε, in (0, 1); None: between the singular values of a layer at the start and those it learns (see `layer_scales`)
     top_k: int = 5 # number K of singular values of each product that the spectra keep
+    svd: Literal["accurate", "svd", "randomised"] = "accurate" # how: to the floor by sorted QR; of the explicit product; the top K only, for large widths (without rank_patterns)
     floor: float = 1e-30 # δ of the log-spectra, > 0
     cross_eps: float = 0.05 # ε of t_cross, as a fraction of the largest mode strength s_1, in (0, 1)
     diag_fraction: float = 0.5 # c of t_diag: a mode is learned at |w_αα| ≥ c s_α, in (0, 1)
@@ -96,7 +98,7 @@ class Experiment:
     n_boot: int = 1000 # number of bootstrap resamples
 
     def __post_init__(self):
-        for field, allowed in (("data", DATA), ("teacher", TEACHERS), ("regime", REGIMES), ("sampling", SAMPLINGS)):
+        for field, allowed in (("data", DATA), ("teacher", TEACHERS), ("regime", REGIMES), ("sampling", SAMPLINGS), ("svd", METHODS)):
             require(getattr(self, field) in allowed, field, getattr(self, field), f"one of {', '.join(allowed)}")
         integer = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool)
         number = lambda x: isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool) and bool(np.isfinite(x))
@@ -117,6 +119,7 @@ class Experiment:
         allowed = (*MEASURES, "mode_coupling")
         require(isinstance(self.measures, Sequence) and not isinstance(self.measures, str) and all(m in allowed for m in self.measures), "measures", self.measures, f"a sequence of {', '.join(allowed)}")
         object.__setattr__(self, "measures", tuple(m for m in allowed if m in self.measures)) # in one order, each once
+        require(self.svd != "randomised" or "rank_patterns" not in self.measures, "svd", self.svd, "accurate or svd with the measure rank_patterns, which needs all singular values")
         require(self.points % 2 == 1, "points", self.points, "odd, so that the middle one is at the escape")
         require(self.gamma is None or number(self.gamma), "gamma", self.gamma, "None or a finite number")
         require(self.lr is None or number(self.lr) and self.lr > 0, "lr", self.lr, "None or a finite number > 0")
@@ -369,7 +372,7 @@ def run(
         escapes = find_escapes(gd.loss[0].cpu(), gd.steps, **e.detection)
         sgd = train(start, task, checkpoints=[levels, equal, Escapes(e.window, points=e.points, reference=escapes, **e.detection)], batch_size=e.batch_size, runs=e.runs, seed=e.seed, sampling=e.sampling, **options)
         data, o = _training(e, task, start, gd, sgd, escapes), Options(eps, e.top_k, e.floor, e.cross_eps, e.diag_fraction, e.confidence, e.n_boot, e.seed)
-        kept = tuple(Kept(t.weights, t.checkpoint_steps >= 0) for t in (gd, sgd))
+        kept = tuple(Kept(t.weights, t.checkpoint_steps >= 0, e.svd, e.top_k if e.svd == "randomised" else None) for t in (gd, sgd))
         for name in e.measures: data |= MEASURES[name](*kept, task, o) if name in MEASURES else mode_variables(*(t.observed["modes"].cpu() for t in (gd, sgd)), gd.observed_steps, task, o)
         for name, measure in (measures or {}).items(): data |= own_variables(name, measure, *kept, here, o)
     attrs = dict(title=f"GD and SGD: {e.label}", format=FORMAT, experiment=json.dumps(asdict(e)), key=e.key,
@@ -378,11 +381,11 @@ def run(
                  versions=json.dumps({"dln_nb": __version__, "python": platform.python_version()} | {p: version(p) for p in ("torch", "numpy", "scipy", "xarray")}))
     return _dataset(data, _axes(e, task, gd, levels, escapes, windows, eps), attrs)
 
-# %% ../nbs/14_experiment.ipynb #14-050
+# %% ../nbs/14_experiment.ipynb #14-053
 class ResultError(Exception):
     "A result file that cannot be used: damaged, or written by another version."
 
-# %% ../nbs/14_experiment.ipynb #14-051
+# %% ../nbs/14_experiment.ipynb #14-054
 def check_folder(
     out, # folder, made if it is not there
 )->Path:
@@ -395,7 +398,7 @@ def check_folder(
         raise ValueError(f"out={str(out)!r} is not allowed: out must be a folder that can be written ({error.strerror or error})") from None
     return out
 
-# %% ../nbs/14_experiment.ipynb #14-052
+# %% ../nbs/14_experiment.ipynb #14-055
 def save(
     ds:xr.Dataset,
     path, # final name of the file
@@ -409,7 +412,7 @@ def save(
     finally: temporary.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/14_experiment.ipynb #14-053
+# %% ../nbs/14_experiment.ipynb #14-056
 def load(
     path,
 )->xr.Dataset:
@@ -420,14 +423,14 @@ def load(
     if ds.attrs.get("format") != FORMAT: raise ResultError(f"{Path(path).name} was written in format {ds.attrs.get('format')}, this version reads {FORMAT}")
     return ds
 
-# %% ../nbs/14_experiment.ipynb #14-054
+# %% ../nbs/14_experiment.ipynb #14-057
 def experiment_of(
     ds:xr.Dataset, # a result
 )->Experiment:
     "The experiment that a result belongs to."
     return Experiment(**json.loads(ds.attrs["experiment"]))
 
-# %% ../nbs/14_experiment.ipynb #14-055
+# %% ../nbs/14_experiment.ipynb #14-058
 def set_aside(
     path:Path,
     reason:str,
@@ -438,7 +441,7 @@ def set_aside(
     warnings.warn(f"{reason}; set aside as {aside.name}", stacklevel=2)
     return aside
 
-# %% ../nbs/14_experiment.ipynb #14-056
+# %% ../nbs/14_experiment.ipynb #14-059
 def stored(
     experiment:Experiment,
     out:Path, # folder
@@ -453,7 +456,7 @@ def stored(
     set_aside(path, reason)
     return False
 
-# %% ../nbs/14_experiment.ipynb #14-061
+# %% ../nbs/14_experiment.ipynb #14-064
 def _run_and_save(experiment, out, device, progress):
     path = out / experiment.filename
     if parent_process() is not None: signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the process that started the workers
@@ -461,7 +464,7 @@ def _run_and_save(experiment, out, device, progress):
     except Exception as error: return experiment, error
     return experiment, None
 
-# %% ../nbs/14_experiment.ipynb #14-062
+# %% ../nbs/14_experiment.ipynb #14-065
 def sweep(
     experiments:Sequence[Experiment],
     out,        # folder for the results
@@ -490,7 +493,7 @@ def sweep(
     if failed: raise RuntimeError("; ".join(f"{e.label} ({e.filename}) failed: {type(x).__name__}: {x}" for e, x in failed)) from failed[0][1]
     return [out / e.filename for e in experiments]
 
-# %% ../nbs/14_experiment.ipynb #14-065
+# %% ../nbs/14_experiment.ipynb #14-068
 def study(
     preset:str, # "quick" | "paper"
 )->list[Experiment]:
@@ -499,7 +502,7 @@ def study(
     gammas, options = PRESETS[preset]
     return [Experiment(regime=r, teacher=t, depth=L, gamma=gammas[L] if r == "saddle-to-saddle" else None, **options) for L, r, t in grid(gammas, REGIMES, TEACHERS)]
 
-# %% ../nbs/14_experiment.ipynb #14-066
+# %% ../nbs/14_experiment.ipynb #14-069
 PRESETS = { # {depth: γ of the small start}, options; the smaller start at depths 2 and 4 separates their plateaus
     "quick": ({3: None}, dict(runs=16)),
     "paper": ({2: 4., 3: 2., 4: 2.}, dict(runs=64, width=100, d_in=8, d_out=6, n=500, n_levels=48))}

@@ -31,6 +31,8 @@ class Kept:
     "Weights of several runs at their checkpoints; some are missing."
     weights:Weights # W_l: (runs, checkpoints, d_l, d_{l-1}); NaN where missing
     present:Tensor  # (runs, checkpoints) bool
+    svd:str="accurate" # how singular values are computed, see `singular_values`
+    top_k:int|None=None # only the largest ones; None: all
 
     def apply(self,
         measure:Callable[[Weights], Tensor], # from W_l: (n, d_l, d_{l-1}) to (n, …)
@@ -42,7 +44,7 @@ class Kept:
     @cached_property
     def singular_values(self)->Tensor: # (runs, checkpoints, L, L, K)
         "Singular values of all partial products, computed once for all measures."
-        return self.apply(singular_values)
+        return self.apply(lambda Ws: singular_values(Ws, self.top_k, method=self.svd))
 
 # %% ../nbs/13_variables.ipynb #13-007
 def scatter(
