@@ -482,4 +482,11 @@ d = { 'settings': { 'branch': 'main',
                                   'dln_nb.variables.own_variables': ('variables.html#own_variables', 'dln_nb/variables.py'),
                                   'dln_nb.variables.rank_variables': ('variables.html#rank_variables', 'dln_nb/variables.py'),
                                   'dln_nb.variables.scatter': ('variables.html#scatter', 'dln_nb/variables.py'),
-                                  'dln_nb.variables.spectrum_variables': ('variables.html#spectrum_variables', 'dln_nb/variables.py')}}}
+                                  'dln_nb.variables.spectrum_variables': ('variables.html#spectrum_variables', 'dln_nb/variables.py')},
+            'dln_nb.verdicts': { 'dln_nb.verdicts._interval': ('verdicts.html#_interval', 'dln_nb/verdicts.py'),
+                                 'dln_nb.verdicts.by_phase': ('verdicts.html#by_phase', 'dln_nb/verdicts.py'),
+                                 'dln_nb.verdicts.collect': ('verdicts.html#collect', 'dln_nb/verdicts.py'),
+                                 'dln_nb.verdicts.golden_path_grid': ('verdicts.html#golden_path_grid', 'dln_nb/verdicts.py'),
+                                 'dln_nb.verdicts.summarise': ('verdicts.html#summarise', 'dln_nb/verdicts.py'),
+                                 'dln_nb.verdicts.together': ('verdicts.html#together', 'dln_nb/verdicts.py'),
+                                 'dln_nb.verdicts.verdict_table': ('verdicts.html#verdict_table', 'dln_nb/verdicts.py')}}}

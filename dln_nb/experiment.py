@@ -169,7 +169,7 @@ class Experiment:
         return f"{self.regime}-{self.teacher if self.data == 'gaussian' else self.data}-L{self.depth}-{self.key}.nc"
 
 # %% ../nbs/14_experiment.ipynb #14-008
-FORMAT = 2 # version of the meaning of a stored result; a change of any number in it raises this
+FORMAT = 3 # version of the meaning of a stored result; a change of any number in it raises this
 
 # %% ../nbs/14_experiment.ipynb #14-013
 def make_task(

@@ -203,7 +203,10 @@ def deviation_variables(gd:Kept, sgd:Kept, task:Task, o:Options)->Variables:
     found = descriptions(Ws, sigma, o)
     T = torch.stack([distance_from_others(x, order=order) for x, order in (found[s] for s in SPACES)], 1) # (members, spaces, checkpoints)
     dims = ("space", "checkpoint")
+    scale = [torch.linalg.vector_norm(x[0], ord=order, dim=-1) for x, order in (found[s] for s in SPACES)] # of GD
+    scale[SPACES.index("spectra")] = existing_values(layer_widths(Ws), min(o.top_k, sigma.shape[-1])).sum().double().where(gd.present[0], torch.nan)
     return {"deviation_gd": (dims, T[0], {"long_name": "distance of GD from the mean of the SGD runs"}),
+            "deviation_scale": (dims, torch.stack(scale), {"long_name": "what it is to be measured against: the norm of GD's own description; for spectra the number of values"}),
             "deviation_sgd": (("run", *dims), T[1:], {"long_name": "distance of each SGD run from the mean of all the others, GD included"}),
             "outside_p": (dims, outside_pvalue(T[0], T[1:]), {"long_name": "permutation p-value: GD is no farther from the others than an SGD run"}),
             "central_p": (dims, central_pvalue(T[0], T[1:]), {"long_name": "permutation p-value: GD is no closer to the others than an SGD run"})}
