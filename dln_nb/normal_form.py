@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['check_set', 'target_map', 'mode_bases', 'residual_sigma', 'residual_shapes', 'critical_point', 'sweeps',
-           'constraints', 'dot', 'constraint_energy', 'pullback', 'constraint_gradient', 'zero_blocks', 'to_blocks',
-           'energy_potential', 'unexplained_targets', 'empirical_sigma', 'sigma_bias', 'minibatch_energy',
-           'to_normal_form']
+           'constraints_of', 'constraints', 'dot', 'constraint_energy', 'pullback', 'pushforward',
+           'energy_and_gradient', 'constraint_gradient', 'zero_blocks', 'to_blocks', 'energy_potential',
+           'unexplained_targets', 'empirical_sigma', 'sigma_bias', 'minibatch_energy', 'to_normal_form']
 
 # %% ../nbs/12_normal_form.ipynb #12-004
 from collections.abc import Callable, Sequence
@@ -109,15 +109,22 @@ def sweeps(
     return list(accumulate(Z[:-1], lambda b, z: z @ b, initial=sigma)), products_above(Z)
 
 # %% ../nbs/12_normal_form.ipynb #12-021
+def constraints_of(
+    b:list[Tensor], # b_1 … b_L
+    a:list[Tensor], # a_0 … a_L
+)->tuple[Tensor, ...]: # (μ, dμ_1, …, dμ_L)
+    "The constraints from the sweeps."
+    return (a[0], *(bl @ al for bl, al in zip(b, a[1:])))
+
+# %% ../nbs/12_normal_form.ipynb #12-022
 def constraints(
     Z:Weights,    # Z_l: (*batch, d_l - r, d_{l-1} - r)
     sigma:Tensor, # σ: (d_0, d_L - r), or with leading axes
 )->tuple[Tensor, ...]: # (μ, dμ_1, …, dμ_L), μ: (*batch, d_L - r, d_0), dμ_l: (*batch, d_{l-1} - r, d_l - r), dμ_1 with d_0 rows
     "Fiber and cyclic constraints (protocol 2); all zero exactly at critical points."
-    b, a = sweeps(Z, sigma)
-    return (a[0], *(bl @ al for bl, al in zip(b, a[1:])))
+    return constraints_of(*sweeps(Z, sigma))
 
-# %% ../nbs/12_normal_form.ipynb #12-022
+# %% ../nbs/12_normal_form.ipynb #12-023
 def dot(
     a:Weights, # matrices
     b:Weights, # of the same shapes
@@ -125,7 +132,7 @@ def dot(
     "Inner product of two tuples of matrices."
     return sum((x * y).sum((-2, -1)) for x, y in zip(a, b))
 
-# %% ../nbs/12_normal_form.ipynb #12-023
+# %% ../nbs/12_normal_form.ipynb #12-024
 def constraint_energy(
     Z:Weights,    # Z_l: (*batch, d_l - r, d_{l-1} - r)
     sigma:Tensor, # σ, or an estimate of it: (*batch, d_0, d_L - r)
@@ -135,31 +142,56 @@ def constraint_energy(
     first = constraints(Z, sigma)
     return .5 * dot(first, first if other is None else constraints(Z, other))
 
-# %% ../nbs/12_normal_form.ipynb #12-025
+# %% ../nbs/12_normal_form.ipynb #12-026
 def pullback(
     Z:Weights,     # Z_l: (*batch, d_l - r, d_{l-1} - r)
-    sigma:Tensor,  # σ: (*batch, d_0, d_L - r)
+    b:list[Tensor], # b_1 … b_L of `sweeps`
+    a:list[Tensor], # a_0 … a_L of `sweeps`
     values:Weights # of the shapes of the constraints
 )->Weights: # of the shapes of Z
     "The transposed derivative of the constraints, applied to values."
-    (b, a), (mu, *r) = sweeps(Z, sigma), values
+    mu, *r = values
     to_a = list(accumulate(zip(b, r, Z), lambda g, brz: brz[0].mT @ brz[1] + g @ brz[2].mT, initial=mu))
     top = r[-1].new_zeros(*r[-1].shape[:-2], Z[-1].shape[-2], b[0].shape[-1])
     to_b = list(accumulate(zip(a[:0:-1], r[::-1], Z[::-1]), lambda g, arz: arz[1] @ arz[0].mT + arz[2].mT @ g, initial=top))[::-1]
     return tuple(al.mT @ ga + gb @ bl.mT for al, ga, gb, bl in zip(a[1:], to_a, to_b[1:], b))
 
-# %% ../nbs/12_normal_form.ipynb #12-026
+# %% ../nbs/12_normal_form.ipynb #12-027
+def pushforward(
+    Z:Weights,     # Z_l: (*batch, d_l - r, d_{l-1} - r)
+    b:list[Tensor], # b_1 … b_L of `sweeps`
+    a:list[Tensor], # a_0 … a_L of `sweeps`
+    V:Weights      # directions, of the shapes of Z
+)->tuple[Tensor, ...]: # of the shapes of the constraints
+    "The derivative of the constraints along a direction."
+    db = list(accumulate(zip(Z, V, b), lambda d, zvb: zvb[0] @ d + zvb[1] @ zvb[2], initial=torch.zeros_like(b[0])))
+    da = list(accumulate(zip(Z[::-1], V[::-1], a[:0:-1]), lambda d, zva: d @ zva[0] + zva[2] @ zva[1], initial=torch.zeros_like(a[-1])))[::-1]
+    return (da[0], *(x @ al + bl @ y for x, al, bl, y in zip(db, a[1:], b, da[1:])))
+
+# %% ../nbs/12_normal_form.ipynb #12-028
+def energy_and_gradient(
+    Z:Weights,    # Z_l: (*batch, d_l - r, d_{l-1} - r)
+    sigma:Tensor, # σ, or an estimate of it: (*batch, d_0, d_L - r)
+    other:Tensor|None=None, # an independent second estimate, as in `constraint_energy`
+)->tuple[Tensor, Weights]: # E (*batch,) and ∂E/∂Z_l, of the shapes of Z
+    "The constraint energy with its gradient in closed form."
+    swept = sweeps(Z, sigma)
+    F = constraints_of(*swept)
+    if other is None: return .5 * dot(F, F), pullback(Z, *swept, F)
+    again = sweeps(Z, other)
+    G = constraints_of(*again)
+    return .5 * dot(F, G), tuple(.5 * (x + y) for x, y in zip(pullback(Z, *swept, G), pullback(Z, *again, F)))
+
+# %% ../nbs/12_normal_form.ipynb #12-029
 def constraint_gradient(
     Z:Weights,    # Z_l: (*batch, d_l - r, d_{l-1} - r)
     sigma:Tensor, # σ, or an estimate of it: (*batch, d_0, d_L - r)
     other:Tensor|None=None, # an independent second estimate, as in `constraint_energy`
 )->Weights: # ∂E/∂Z_l, of the shapes of Z
-    "The gradient of the constraint energy in closed form."
-    if other is None: return pullback(Z, sigma, constraints(Z, sigma))
-    halves = pullback(Z, sigma, constraints(Z, other)), pullback(Z, other, constraints(Z, sigma))
-    return tuple(.5 * (a + b) for a, b in zip(*halves))
+    "The gradient of the constraint energy."
+    return energy_and_gradient(Z, sigma, other)[1]
 
-# %% ../nbs/12_normal_form.ipynb #12-030
+# %% ../nbs/12_normal_form.ipynb #12-033
 def zero_blocks(
     Z:Weights,  # Z_l: (*batch, d_l - r, d_{l-1} - r)
     pair:tuple[int, int], # (a, b), a ≠ b in 1 … L
@@ -169,7 +201,7 @@ def zero_blocks(
     require(ok, "pair", pair, f"two different layers in 1 … {len(Z)}: a product that leaves out one block still contains the other")
     return tuple(torch.zeros_like(z) if l in pair else z for l, z in enumerate(Z, 1))
 
-# %% ../nbs/12_normal_form.ipynb #12-033
+# %% ../nbs/12_normal_form.ipynb #12-036
 def to_blocks(
     z:Tensor, # (*batch, D)
     shapes:Sequence[tuple[int, int]], # of the blocks
@@ -177,7 +209,7 @@ def to_blocks(
     "The blocks of a vector: the inverse of `to_vector`."
     return to_weights(z, (shapes[0][1], *(a for a, _ in shapes))) # blocks are a network of these widths
 
-# %% ../nbs/12_normal_form.ipynb #12-034
+# %% ../nbs/12_normal_form.ipynb #12-037
 def energy_potential(
     sigma:Tensor, # σ: (d_0, d_L - r)
     shapes:Sequence[tuple[int, int]], # of the blocks
@@ -185,11 +217,11 @@ def energy_potential(
 )->Potential: # z (chains, D) -> E (chains,) and ∇E (chains, D)
     "The constraint energy as a function of one vector, for Langevin chains."
     def potential(z):
-        Z = to_blocks(z, shapes)
-        return constraint_energy(Z, sigma, other), to_vector(constraint_gradient(Z, sigma, other))
+        energy, gradient = energy_and_gradient(to_blocks(z, shapes), sigma, other)
+        return energy, to_vector(gradient)
     return potential
 
-# %% ../nbs/12_normal_form.ipynb #12-036
+# %% ../nbs/12_normal_form.ipynb #12-039
 def unexplained_targets(
     task:Task, # with data
     modes,     # S
@@ -198,7 +230,7 @@ def unexplained_targets(
     require(task.Y is not None, "task", "a population", "a task with data: minibatches are drawn from them")
     return task.Y @ mode_bases(task, modes)[1]
 
-# %% ../nbs/12_normal_form.ipynb #12-037
+# %% ../nbs/12_normal_form.ipynb #12-040
 def empirical_sigma(
     x:Tensor, # inputs: (*batch, b, d_0)
     y:Tensor, # unexplained targets of the same samples: (*batch, b, d_L - r)
@@ -206,7 +238,7 @@ def empirical_sigma(
     "An unbiased estimate of σ from some of the samples."
     return x.mT @ y / x.shape[-2]
 
-# %% ../nbs/12_normal_form.ipynb #12-038
+# %% ../nbs/12_normal_form.ipynb #12-041
 def sigma_bias(
     Z:Weights, # Z_l: (*batch, d_l - r, d_{l-1} - r)
     task:Task, # with data
@@ -220,7 +252,7 @@ def sigma_bias(
                  for b, a in zip(products_below(Z), products_above(Z)[1:]))
     return (second - dot(exact, exact)) / (2 * batch_size)
 
-# %% ../nbs/12_normal_form.ipynb #12-039
+# %% ../nbs/12_normal_form.ipynb #12-042
 def minibatch_energy(
     task:Task, # with data
     modes,     # S
@@ -245,7 +277,7 @@ def minibatch_energy(
         return energy_potential(sigma, shapes, *other)
     return at
 
-# %% ../nbs/12_normal_form.ipynb #12-046
+# %% ../nbs/12_normal_form.ipynb #12-049
 def to_normal_form(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1}), with W = U_S U_Sᵀ Ŵ
     task:Task,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .curvature import hessian, to_vector, to_weights
 from .network import Weights, layer_widths, require
-from .normal_form import constraints, dot, pullback, to_blocks
+from .normal_form import constraint_gradient, constraints, dot, to_blocks
 from .task import Task, check_fit, gradient
 
 # %% ../nbs/12_refinement.ipynb #12-006
@@ -66,10 +66,10 @@ def constraint_system(
         return dot(F, F).sqrt()
     def normal(x):
         Z, n = blocks(x), len(shapes) + 1
-        seg, H = segments((sigma.expand(*x.shape[:-1], *sigma.shape), *Z)), x.new_zeros(*x.shape, x.shape[-1])
+        seg, H = segments((sigma.expand(*x.shape[:-1], *sigma.shape), *Z)), x.new_empty(*x.shape, x.shape[-1])
         for k in range(1, n):
             for j in range(1, k + 1): H[..., ends[k-1]:ends[k], ends[j-1]:ends[j]] = normal_block(seg, n, k, j)
-        return H, to_vector(pullback(Z, sigma, constraints(Z, sigma)))
+        return H, to_vector(constraint_gradient(Z, sigma))
     return System(norm, normal)
 
 # %% ../nbs/12_refinement.ipynb #12-015
@@ -88,8 +88,8 @@ def lm_step(
     step = torch.cholesky_solve(g[..., None], factor)[..., 0]
     trials = torch.stack([x - c * step for c in (1., 1.5, 2.)])
     norms = torch.stack([system.norm(t) for t in trials]).nan_to_num(torch.inf).where(failed == 0, torch.inf)
-    best = norms.argmin(0)
-    return trials[best, torch.arange(len(x))], norms[best, torch.arange(len(x))]
+    best, each = norms.argmin(0), torch.arange(len(x), device=x.device)
+    return trials[best, each], norms[best, each]
 
 # %% ../nbs/12_refinement.ipynb #12-018
 def balance_norms(
@@ -138,7 +138,7 @@ def levenberg_marquardt(
             x[active] = balance(x[active])
             norm[active] = system.norm(x[active])
         new, size = lm_step(system, x[active], norm[active], nu[active])
-        better, stalled = size < norm[active], (norm[active] <= tol) & (size > .5 * norm[active])
+        better, stalled = size < norm[active], (norm[active] <= tol) & (size > .9 * norm[active])
         x[active[better]], norm[active[better]] = new[better], size[better]
         nu[active] = torch.where(better, damping, 5 * nu[active])
         used[active] += 1
@@ -161,12 +161,13 @@ def check_refinement(x, tol, goal, max_iter, damping, balance_every)->None: # se
 def in_chunks(
     system:System,
     x:Tensor,  # (n, D)
-    chunk:int, # points solved at a time ≥ 1
+    chunk:int|None, # points solved at a time ≥ 1; None: as many as fit into 32 MiB, 128 at most
     balance:Callable[[Tensor], Tensor],
     options:dict, # of `levenberg_marquardt`
 )->Refined:
     "Solve a system from many points, some at a time."
-    require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "an integer ≥ 1")
+    require(chunk is None or isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "None or an integer ≥ 1")
+    chunk = chunk or min(128, max(1, 2**25 // (8 * max(1, x.shape[1])**2)))
     return Refined(*map(torch.cat, zip(*(levenberg_marquardt(system, part, balance=balance, **options) for part in x.split(chunk)))))
 
 # %% ../nbs/12_refinement.ipynb #12-031
@@ -174,7 +175,7 @@ def refine_blocks(
     Z:Weights,    # residual blocks near a solution, Z_l: (n, d_l - r, d_{l-1} - r)
     sigma:Tensor, # σ: (d_0, d_L - r)
     *,
-    chunk:int=128, # points solved at a time ≥ 1
+    chunk:int|None=None, # see `in_chunks`; does not change the result
     **options,     # of `levenberg_marquardt`
 )->tuple[Weights, Refined]: # blocks that satisfy the constraints, and how each point ended
     "Residual blocks on the constraints, from blocks nearby."
@@ -202,7 +203,7 @@ def refine(
     Ws:Weights, # near critical points, W_l: (n, d_l, d_{l-1})
     task:Task,
     *,
-    chunk:int=64, # points solved at a time ≥ 1
+    chunk:int|None=None, # see `in_chunks`; does not change the result
     **options,    # of `levenberg_marquardt`
 )->tuple[Weights, Refined]: # critical points, and how each one ended
     "Critical points from weights nearby."
