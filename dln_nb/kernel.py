@@ -196,10 +196,10 @@ def compiled(
 
 # %% ../nbs/02_kernel.ipynb #02-041
 @compiled
-def advance(blas, net, work, weights, X, Y, order, first, size, rate, step, steps, every, min_loss, limit, record, at_step, at_level, kept, kept_step):
-    "Advance each run by one minibatch after another, from `step` on; record the loss and keep weights on the way."
+def advance(blas, net, work, weights, X, Y, order, first, size, rate, start, stop, step, steps, every, min_loss, limit, record, at_step, at_level, kept, kept_step):
+    "Advance the runs from `start` to `stop` by one minibatch after another, from `step` on; record the loss and keep weights on the way."
     runs, count = kept_step.shape
-    for r in range(runs):
+    for r in range(start, stop):
         copy_weights(net, work, weights, runs, r, False)
         soon, level = next_moments(step, at_step[r], at_level[r], kept_step[r])
         for t in range(len(first)):

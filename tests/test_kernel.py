@@ -68,7 +68,8 @@ def test_same_bits_however_divided(number, name, monkeypatch):
         alone = tuple(W[r:r+1] for W in start) if start[0].ndim == 3 else start
         assert_same_bits(train(alone, task, kernel=name, **{**options, "runs": [r]}), whole, runs_b=slice(r, r + 1))
     assert_same_bits(train(start, task, kernel=name, **options, observe={"size": lambda Ws: Ws[0].norm(dim=(-2, -1))}, observe_every=7), whole)
-    monkeypatch.setattr(trainer, "PIECE", 1.) # one step in a call
+    monkeypatch.setattr(trainer, "PIECE", 1.) # one run in a call
+    monkeypatch.setattr(trainer, "STAY", 1)   # for one step
     monkeypatch.setattr(trainer, "BLOCK", 1)  # one epoch in a block
     assert_same_bits(train(start, task, kernel=name, **options), whole)
 
