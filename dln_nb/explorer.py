@@ -13,6 +13,7 @@ import shlex
 import threading
 import time
 from dataclasses import fields, replace
+from math import ceil, floor, log10
 from typing import Any
 
 import ipywidgets as widgets
@@ -63,8 +64,8 @@ def slider(
     value, low, high,
     **options, # of the class
 )->widgets.Widget:
-    "A slider that reports when it is released."
-    return kind(value=value, min=low, max=high, description=label, style=STYLE, layout=WIDE, continuous_update=False, **options)
+    "A slider that reports when it is released; its range contains the value."
+    return kind(value=value, min=min(low, value), max=max(high, value), description=label, style=STYLE, layout=WIDE, continuous_update=False, **options)
 
 # %% ../nbs/17_explorer.ipynb #17-016
 def menu(
@@ -87,7 +88,7 @@ def teacher_controls(
     return dict(
         data=menu("data", list(DATA), e.data),
         teacher=menu("teacher", list(TEACHERS), e.teacher),
-        rank=menu("rank", [("by kind", 0), *((str(r), r) for r in range(1, 17))], e.rank or 0),
+        rank=menu("rank", [("by kind", 0), *((str(r), r) for r in range(1, max(17, 1 + (e.rank or 0))))], e.rank or 0),
         spectrum=widgets.Text(value=", ".join(f"{s:g}" for s in e.spectrum or ()), placeholder="auto, or like 4, 2, 1", description="strengths", style=STYLE, layout=WIDE, continuous_update=False),
         d_out=slider(widgets.IntSlider, "outputs", e.d_out, 1, 16))
 
@@ -121,7 +122,7 @@ def training_controls(
 )->dict[str, widgets.Widget]: # by field
     "How it learns."
     return dict(
-        lr=slider(widgets.FloatLogSlider, "η", e.lr or .005, -5, 1, step=.05, readout_format=".2g"),
+        lr=widgets.FloatLogSlider(value=(lr := e.lr or .005), min=min(-5, floor(log10(lr))), max=max(1, ceil(log10(lr))), step=.05, description="η", style=STYLE, continuous_update=False, readout_format=".2g"),
         steps=slider(widgets.IntSlider, "steps", e.steps or 2000, 100, 50_000, step=100),
         batch_size=slider(widgets.IntSlider, "batch size", e.batch_size, 1, 256),
         sampling=menu("sampling", list(SAMPLINGS), e.sampling),
@@ -148,12 +149,12 @@ def settings(
     if values["data"] != "gaussian": values |= {f.name: f.default for f in fields(Experiment) if f.name in (*OF_GAUSSIAN, "aligned", "exact")}
     return values
 
-# %% ../nbs/17_explorer.ipynb #17-027
+# %% ../nbs/17_explorer.ipynb #17-029
 def message()->widgets.HTML:
     "An empty place for what is wrong."
     return widgets.HTML(layout=widgets.Layout(width="280px", display="none"))
 
-# %% ../nbs/17_explorer.ipynb #17-028
+# %% ../nbs/17_explorer.ipynb #17-030
 def say(
     place:widgets.HTML,
     text:str, # "" hides it
@@ -162,21 +163,21 @@ def say(
     place.value = f'<div style="color: var(--jp-error-color1, #b3261e); font-size: 12px; line-height: 1.35; margin-left: 8px">{html.escape(text)}</div>' if text else ""
     place.layout.display = None if text else "none"
 
-# %% ../nbs/17_explorer.ipynb #17-029
+# %% ../nbs/17_explorer.ipynb #17-031
 def code_block(
     lines:list[str],
 )->str: # HTML
     "Lines to copy: a click selects one."
     return "".join(f'<pre style="margin: 2px 0; padding: 3px 8px; white-space: pre-wrap; user-select: all; background: var(--jp-layout-color2, #eee); font-size: 12px">{html.escape(line)}</pre>' for line in lines)
 
-# %% ../nbs/17_explorer.ipynb #17-030
+# %% ../nbs/17_explorer.ipynb #17-032
 def named_regime(
     gamma:float,
 )->str:
     "The regime that an exponent of the initial variance belongs to (Jacot et al. 2021)."
     return "NTK" if gamma < 1 else "intermediate" if gamma == 1 else "saddle-to-saddle"
 
-# %% ../nbs/17_explorer.ipynb #17-031
+# %% ../nbs/17_explorer.ipynb #17-033
 class Controls:
     "The controls of an experiment, each with a place for what is wrong with it."
     def __init__(self,
@@ -221,7 +222,7 @@ class Controls:
         "Call a function of no arguments after every change."
         for control in (*self.fields.values(), *self.automatic.values()): control.observe(lambda _: handler(), "value")
 
-# %% ../nbs/17_explorer.ipynb #17-034
+# %% ../nbs/17_explorer.ipynb #17-036
 class Explorer:
     "Sliders and menus for an experiment, its training in the background, and one figure with a common time cursor."
     def __init__(self,
