@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'newest', 'times', 'history', 'real_blocks', 'at_cursor', 'time_axis', 'band', 'draw_loss', 'draw_modes',
-           'draw_distances', 'draw_patterns', 'draw_ranks', 'draw_spectra', 'Dashboard', 'png']
+           'draw_distances', 'draw_patterns', 'draw_ranks', 'draw_spectra', 'Dashboard', 'png', 'Picture']
 
 # %% ../nbs/17_dashboard.ipynb #17-004
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -299,3 +300,11 @@ def png(
     out = io.BytesIO()
     imsave(out, picture, format="png", pil_kwargs={"compress_level": 1}) # large but fast: it is looked at, not stored
     return out.getvalue()
+
+# %% ../nbs/17_dashboard.ipynb #17-030
+@dataclass(frozen=True)
+class Picture:
+    "A PNG that a notebook shows where it is returned."
+    png:bytes
+
+    def _repr_png_(self): return self.png

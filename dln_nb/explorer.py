@@ -17,10 +17,9 @@ from math import ceil, floor, log10
 from typing import Any
 
 import ipywidgets as widgets
-from IPython.display import Image, display
 
 from .comparison import Comparison
-from .dashboard import Dashboard, newest, png
+from .dashboard import Dashboard, Picture, newest, png
 from .experiment import DATA, Experiment
 from .network import REGIMES, regime_gamma, require
 from .rank_patterns import THRESHOLDS
@@ -287,11 +286,11 @@ class Explorer:
         if (e := self.experiment) not in self.saved: self.saved.append(e)
         self._changed()
 
-    def figure(self)->Image:
+    def figure(self)->Picture:
         "The picture that is shown, for a page without widgets."
-        return Image(bytes(self.image.value), width=self.board.canvas.get_width_height()[0])
+        return Picture(bytes(self.image.value))
 
-    def _ipython_display_(self): display(self.panel)
+    def _repr_mimebundle_(self, **options): return self.panel._repr_mimebundle_(**options)
 
     def _changed(self):
         "A setting has changed: check it, and write it down."
