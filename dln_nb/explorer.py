@@ -26,21 +26,21 @@ from .rank_patterns import THRESHOLDS
 from .task import TEACHERS
 from .trainer import SAMPLINGS
 
-# %% ../nbs/17_explorer.ipynb #17-006
+# %% ../nbs/17_explorer.ipynb #17-007
 def changed(
     e:Experiment,
 )->dict[str, Any]:
     "The fields that differ from their defaults."
     return {f.name: getattr(e, f.name) for f in fields(e) if getattr(e, f.name) != f.default}
 
-# %% ../nbs/17_explorer.ipynb #17-007
+# %% ../nbs/17_explorer.ipynb #17-008
 def python_line(
     e:Experiment,
 )->str:
     "The expression that makes an experiment."
     return f"Experiment({', '.join(f'{name}={value!r}' for name, value in changed(e).items())})"
 
-# %% ../nbs/17_explorer.ipynb #17-008
+# %% ../nbs/17_explorer.ipynb #17-009
 def command_line(
     e:Experiment,
 )->str:
@@ -52,11 +52,11 @@ def command_line(
         else: words += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
     return shlex.join(words)
 
-# %% ../nbs/17_explorer.ipynb #17-014
+# %% ../nbs/17_explorer.ipynb #17-015
 STYLE = dict(description_width="70px")
 WIDE = widgets.Layout(width="280px")
 
-# %% ../nbs/17_explorer.ipynb #17-015
+# %% ../nbs/17_explorer.ipynb #17-016
 def slider(
     kind, # a class of ipywidgets
     label:str,
@@ -66,7 +66,7 @@ def slider(
     "A slider that reports when it is released; its range contains the value."
     return kind(value=value, min=min(low, value), max=max(high, value), description=label, style=STYLE, layout=WIDE, continuous_update=False, **options)
 
-# %% ../nbs/17_explorer.ipynb #17-016
+# %% ../nbs/17_explorer.ipynb #17-017
 def menu(
     label:str,
     options, # names, or pairs of name and value
@@ -75,11 +75,11 @@ def menu(
     "A menu of alternatives."
     return widgets.Dropdown(options=options, value=value, description=label, style=STYLE, layout=WIDE)
 
-# %% ../nbs/17_explorer.ipynb #17-017
+# %% ../nbs/17_explorer.ipynb #17-018
 AUTOMATIC = ("gamma", "lr", "steps") # fields that follow from the others where their box is ticked
 OF_GAUSSIAN = ("teacher", "rank", "spectrum", "d_in", "d_out", "input_decay", "noise", "n", "task_seed") # fields that mean something for Gaussian data only
 
-# %% ../nbs/17_explorer.ipynb #17-018
+# %% ../nbs/17_explorer.ipynb #17-019
 def teacher_controls(
     e:Experiment,
 )->dict[str, widgets.Widget]: # by field
@@ -91,7 +91,7 @@ def teacher_controls(
         spectrum=widgets.Text(value=", ".join(f"{s:g}" for s in e.spectrum or ()), placeholder="auto, or like 4, 2, 1", description="strengths", style=STYLE, layout=WIDE, continuous_update=False),
         d_out=slider(widgets.IntSlider, "outputs", e.d_out, 1, 16))
 
-# %% ../nbs/17_explorer.ipynb #17-019
+# %% ../nbs/17_explorer.ipynb #17-020
 def input_controls(
     e:Experiment,
 )->dict[str, widgets.Widget]: # by field
@@ -103,7 +103,7 @@ def input_controls(
         n=slider(widgets.IntSlider, "samples", e.n or 200, 2, 1000),
         task_seed=slider(widgets.IntSlider, "data seed", e.task_seed, 0, 20))
 
-# %% ../nbs/17_explorer.ipynb #17-020
+# %% ../nbs/17_explorer.ipynb #17-021
 def network_controls(
     e:Experiment,
 )->dict[str, widgets.Widget]: # by field
@@ -115,7 +115,7 @@ def network_controls(
         gamma=slider(widgets.FloatSlider, "γ", regime_gamma(e.regime, e.depth) if e.gamma is None else e.gamma, 0, 4, step=.05),
         seed=slider(widgets.IntSlider, "seed", e.seed, 0, 20))
 
-# %% ../nbs/17_explorer.ipynb #17-021
+# %% ../nbs/17_explorer.ipynb #17-022
 def training_controls(
     e:Experiment,
 )->dict[str, widgets.Widget]: # by field
@@ -127,7 +127,7 @@ def training_controls(
         sampling=menu("sampling", list(SAMPLINGS), e.sampling),
         runs=slider(widgets.IntSlider, "SGD runs", e.runs, 1, 32))
 
-# %% ../nbs/17_explorer.ipynb #17-023
+# %% ../nbs/17_explorer.ipynb #17-024
 def parse_strengths(
     text:str,
 )->tuple[float, ...]|None: # None where nothing is given
@@ -135,7 +135,7 @@ def parse_strengths(
     try: return tuple(map(float, text.replace(",", " ").split())) or None
     except ValueError: require(False, "spectrum", text, "numbers separated by commas, or nothing")
 
-# %% ../nbs/17_explorer.ipynb #17-024
+# %% ../nbs/17_explorer.ipynb #17-025
 def settings(
     controls:dict[str, widgets.Widget], # by field
     automatic:dict[str, widgets.Checkbox], # by field: does it follow from the others?
@@ -148,12 +148,12 @@ def settings(
     if values["data"] != "gaussian": values |= {f.name: f.default for f in fields(Experiment) if f.name in (*OF_GAUSSIAN, "aligned", "exact")}
     return values
 
-# %% ../nbs/17_explorer.ipynb #17-029
+# %% ../nbs/17_explorer.ipynb #17-030
 def message()->widgets.HTML:
     "An empty place for what is wrong."
     return widgets.HTML(layout=widgets.Layout(width="280px", display="none"))
 
-# %% ../nbs/17_explorer.ipynb #17-030
+# %% ../nbs/17_explorer.ipynb #17-031
 def say(
     place:widgets.HTML,
     text:str, # "" hides it
@@ -162,21 +162,21 @@ def say(
     place.value = f'<div style="color: var(--jp-error-color1, #b3261e); font-size: 12px; line-height: 1.35; margin-left: 8px">{html.escape(text)}</div>' if text else ""
     place.layout.display = None if text else "none"
 
-# %% ../nbs/17_explorer.ipynb #17-031
+# %% ../nbs/17_explorer.ipynb #17-032
 def code_block(
     lines:list[str],
 )->str: # HTML
     "Lines to copy: a click selects one."
     return "".join(f'<pre style="margin: 2px 0; padding: 3px 8px; white-space: pre-wrap; user-select: all; background: var(--jp-layout-color2, #eee); font-size: 12px">{html.escape(line)}</pre>' for line in lines)
 
-# %% ../nbs/17_explorer.ipynb #17-032
+# %% ../nbs/17_explorer.ipynb #17-033
 def named_regime(
     gamma:float,
 )->str:
     "The regime that an exponent of the initial variance belongs to (Jacot et al. 2021)."
     return "NTK" if gamma < 1 else "intermediate" if gamma == 1 else "saddle-to-saddle"
 
-# %% ../nbs/17_explorer.ipynb #17-033
+# %% ../nbs/17_explorer.ipynb #17-034
 class Controls:
     "The controls of an experiment, each with a place for what is wrong with it."
     def __init__(self,
@@ -221,7 +221,7 @@ class Controls:
         "Call a function of no arguments after every change."
         for control in (*self.fields.values(), *self.automatic.values()): control.observe(lambda _: handler(), "value")
 
-# %% ../nbs/17_explorer.ipynb #17-036
+# %% ../nbs/17_explorer.ipynb #17-037
 class Explorer:
     "Sliders and menus for an experiment, its training in the background, and one figure with a common time cursor."
     def __init__(self,
