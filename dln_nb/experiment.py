@@ -6,7 +6,7 @@
 __all__ = ['DATA', 'MAX_STEPS', 'MIN_STEPS', 'PRESETS', 'Experiment', 'make_task', 'checked_task', 'initial_gamma',
            'initial_weights', 'curvature_bound', 'stable_lr', 'enough_steps', 'schedule', 'layer_scales',
            'absolute_threshold', 'check_device', 'workers', 'cluster', 'join_runs', 'train_runs', 'run',
-           'experiment_of', 'stored', 'sweep', 'study', 'load', 'save']
+           'experiment_of', 'stored', 'note_plan', 'sweep', 'study', 'load', 'save']
 
 # %% ../nbs/14_experiment.ipynb #14-004
 import hashlib
@@ -15,7 +15,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from itertools import product as grid
@@ -37,7 +37,7 @@ from .network import REGIMES, Weights, gaussian_init, hidden_width, ntk_change, 
 from .mode_coupling import mode_blocks, mode_coefficients
 from .rank_patterns import THRESHOLDS
 from .singular_values import METHODS
-from .store import FORMAT, ResultError, check_folder, claim, claimed_by, load, mark_failed, save, set_aside
+from .store import FORMAT, ResultError, check_folder, claim, claimed_by, load, mark_failed, save, set_aside, write_whole
 from .task import TEACHERS, Task, digits_task, gaussian_task, loss, semantic_task, teacher_matrix, teacher_spectrum
 from .trainer import SAMPLINGS, Steps, Trajectory, one_thread, train
 from .variables import MEASURES, Kept, Options, Variables, mode_variables, own_variables
@@ -504,6 +504,16 @@ def _make_all(experiments, out, n_jobs, scheduler, device, progress, done)->list
     return failed
 
 # %% ../nbs/14_experiment.ipynb #14-067
+def note_plan(
+    experiments:Sequence[Experiment],
+    out:Path, # folder
+)->None:
+    "Leave the list of a sweep beside its results, so that one can tell what is still to come."
+    varied = [f.name for f in fields(Experiment) if f.name not in ("data", "teacher", "regime") and len({getattr(e, f.name) for e in experiments}) > 1] # the others are in the label
+    plan = json.dumps({e.filename: ", ".join([e.label, *(f"{name} = {getattr(e, name)}" for name in varied)]) for e in experiments}).encode()
+    with suppress(OSError): write_whole(out / f".plan-{hashlib.sha256(plan).hexdigest()[:12]}.json", plan)
+
+# %% ../nbs/14_experiment.ipynb #14-068
 def sweep(
     experiments:Sequence[Experiment],
     out,        # folder for the results; on a cluster, one that all machines share
@@ -519,6 +529,7 @@ def sweep(
     out = check_folder(out)
     for e in experiments:
         if e.levels is not None: checked_task(e) # refused before any of them runs
+    note_plan(experiments, out)
     todo = [e for e in dict.fromkeys(experiments) if not stored(e, out)]
     total = len(experiments)
     with tqdm(total=total, initial=total - len(todo), desc="experiments", disable=not progress) as bar:
@@ -529,7 +540,7 @@ def sweep(
     if failed: raise RuntimeError("; ".join(f"{e.label} ({e.filename}) failed: {type(x).__name__}: {x}" for e, x in failed)) from failed[0][1]
     return [out / e.filename for e in experiments]
 
-# %% ../nbs/14_experiment.ipynb #14-070
+# %% ../nbs/14_experiment.ipynb #14-071
 def study(
     preset:str, # "quick" | "paper"
 )->list[Experiment]:
@@ -538,7 +549,7 @@ def study(
     gammas, options = PRESETS[preset]
     return [Experiment(regime=r, teacher=t, depth=L, gamma=gammas[L] if r == "saddle-to-saddle" else None, **options) for L, r, t in grid(gammas, REGIMES, TEACHERS)]
 
-# %% ../nbs/14_experiment.ipynb #14-071
+# %% ../nbs/14_experiment.ipynb #14-072
 PRESETS = { # {depth: γ of the small start}, options; the smaller start at depths 2 and 4 separates their plateaus
     "quick": ({3: None}, dict(runs=16)),
     "paper": ({2: 4., 3: 2., 4: 2.}, dict(runs=64, width=100, d_in=8, d_out=6, n=500, n_levels=48))}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANKS', 'PLOTS', 'OVERVIEWS', 'HEAD', 'HEADINGS', 'INTRODUCTION', 'SYMBOLS', 'findings', 'finding',
            'training_finding', 'rank_finding', 'spectrum_finding', 'distance_finding', 'mode_finding', 'Plot',
-           'plots_of', 'Figure', 'drawing_code', 'draw', 'draw_result', 'load_results', 'make_figures', 'run_table',
+           'plots_of', 'Drawn', 'drawing_code', 'draw', 'draw_result', 'load_results', 'make_figures', 'run_table',
            'write_report']
 
 # %% ../nbs/16_report.ipynb #16-004
@@ -158,7 +158,7 @@ def plots_of(
     return [name for name, p in PLOTS.items() if p.needs in ds and (ds.sizes["escape"] or not name.endswith("-escapes")) and not said(name)]
 
 # %% ../nbs/16_report.ipynb #16-029
-class Figure(NamedTuple):
+class Drawn(NamedTuple):
     "A figure on disk."
     stem:str      # path below the folder of figures, without suffix
     caption:str
@@ -190,17 +190,17 @@ def draw(
     name:str,  # of the note
     stamp:str, # what the figures depend on
     formats:Sequence[str], # some of `FORMATS`
-)->list[Figure]:
+)->list[Drawn]:
     "Draw figures into a folder, unless those that are there were drawn from the same."
     note = folder / f".{name}.json"
     there = _read_note(note)
-    made = [Figure(*f) for f in there.get("figures", [])]
+    made = [Drawn(*f) for f in there.get("figures", [])]
     if there.get("stamp") == stamp and all((folder / f"{f.stem}.{x}").exists() for f in made for x in formats): return made
     if there.get("stamp") != stamp: _remove(folder, note)
     made = []
     for stem, (caption, fig) in figures().items():
         save_figure(fig, folder / stem, formats)
-        made.append(Figure(stem, caption, fig.get_figwidth()))
+        made.append(Drawn(stem, caption, fig.get_figwidth()))
     write_whole(note, json.dumps(dict(stamp=stamp, figures=made)).encode())
     return made
 
@@ -211,7 +211,7 @@ def draw_result(
     name:str,  # the figures are called like this, and their own name after it
     stamp:str, # fingerprint of the result and of the code
     formats:Sequence[str]=("svg",), # some of `FORMATS`
-)->list[Figure]:
+)->list[Drawn]:
     "All figures of one result."
     return draw(lambda: {f"{name}-{plot}": (PLOTS[plot].caption, PLOTS[plot].draw(ds)) for plot in plots_of(ds)}, folder, name, stamp + ds.attrs["title"], formats)
 
@@ -251,7 +251,7 @@ def make_figures(
     results:dict[Path, xr.Dataset]|None=None, # what `load_results` gives, where it was called already
     n_jobs:int=1, # worker processes ≥ 1
     progress:bool=True, # show a progress bar
-)->tuple[list[Figure], list[list[Figure]]]: # those of all experiments, and those of each
+)->tuple[list[Drawn], list[list[Drawn]]]: # those of all experiments, and those of each
     "All figures of a folder of results, in out/figures; only those are drawn that can have changed."
     results = load_results(out)[0] if results is None else results
     for f in formats: require(f in FORMATS, "formats", f, f"one of {', '.join(FORMATS)}")
@@ -273,7 +273,7 @@ figcaption{font-size:13px;color:#555}summary{cursor:pointer;margin:.8em 0}detail
 code{font-size:12px;word-break:break-all}h2{margin-top:2em}@media(max-width:700px){figure.column{width:100%}}"""
 
 # %% ../nbs/16_report.ipynb #16-044
-def _image(folder:Path, figure:Figure)->str:
+def _image(folder:Path, figure:Drawn)->str:
     data, caption = base64.b64encode((folder / f"{figure.stem}.svg").read_bytes()).decode(), html.escape(figure.caption)
     return f'<figure class="{"page" if figure.width >= PAGE else "column"}"><img alt="{caption}" src="data:image/svg+xml;base64,{data}"><figcaption>{caption}</figcaption></figure>'
 
@@ -307,7 +307,7 @@ def run_table(
             [row("GD", bool(ds.diverged_gd), float(ds.loss_gd[-1]), ds.sizes["escape"], ds.escape_gd.values, float(ds.ntk_change_gd)), *(row(f"SGD {s}", *rest) for s, *rest in sgd)])
 
 # %% ../nbs/16_report.ipynb #16-051
-def _section(ds:xr.Dataset, anchor:str, folder:Path, figures:Sequence[Figure], opened:bool)->str:
+def _section(ds:xr.Dataset, anchor:str, folder:Path, figures:Sequence[Drawn], opened:bool)->str:
     about = dict(json.loads(ds.attrs["experiment"]), lr=ds.attrs["lr"], steps=int(ds.attrs["steps"]), gamma=float(ds.attrs["gamma"]))
     settings = html.escape(", ".join(f"{k} = {v}" for k, v in about.items() if v is not None))
     versions = html.escape(", ".join(f"{k} {v}" for k, v in json.loads(ds.attrs["versions"]).items()))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'SEAL', 'COMPRESS', 'NETCDF', 'ResultError', 'check_folder', 'write_whole', 'sealed', 'fingerprint', 'save',
-           'read_attributes', 'load', 'set_aside', 'beside', 'claim', 'claimed_by', 'mark_failed']
+           'kind_of', 'numbers', 'Stored', 'opened', 'read_attributes', 'load', 'set_aside', 'beside', 'claim',
+           'claimed_by', 'mark_failed']
 
 # %% ../nbs/13_store.ipynb #13-004
 import hashlib
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import strftime
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -103,18 +105,49 @@ def _attributes(attrs)->dict:
     return {k: v[0] if isinstance(v, np.ndarray) and v.shape == (1,) else v for k, v in given.items()}
 
 # %% ../nbs/13_store.ipynb #13-020
-def _variable(
+def kind_of(
     data:h5py.Dataset,
-    name_of:dict, # {identity of a dimension scale: its name}
-)->xr.Variable:
-    "One variable of an open netCDF file."
-    text, truth = h5py.check_string_dtype(data.dtype), data.attrs.get("dtype") == "bool"
-    scales = data.attrs.get("DIMENSION_LIST", [[data.ref]] * data.ndim) # the coordinates of a dimension are their own scale
-    dims = [name_of[h5py.h5r.dereference(scale[0], data.id)] for scale in scales]
-    values = (data.asstr() if text else data)[()]
-    return xr.Variable(dims, np.asarray(values, bool if truth else str if text else data.dtype), _attributes(data.attrs))
+)->np.dtype:
+    "The type of a stored variable: netCDF has no truth values, and text of any length."
+    return np.dtype(str if h5py.check_string_dtype(data.dtype) else bool if data.attrs.get("dtype") == "bool" else data.dtype)
 
 # %% ../nbs/13_store.ipynb #13-021
+def numbers(
+    data:h5py.Dataset,
+)->np.ndarray:
+    "The numbers (or texts) of a stored variable."
+    dtype = kind_of(data)
+    return np.asarray((data.asstr() if dtype.kind == "U" else data)[()], dtype)
+
+# %% ../nbs/13_store.ipynb #13-022
+class Stored(NamedTuple):
+    "What an open netCDF file holds."
+    data:dict[str, h5py.Dataset] # variables and coordinates
+    scales:dict # {identity of a dimension scale: name of the dimension}
+    coordinates:set[str] # which are coordinates, beside those of the dimensions
+
+    def dims(self, name:str)->list[str]:
+        "The dimensions of a variable."
+        scales = self.data[name].attrs.get("DIMENSION_LIST", [[self.data[name].ref]] * self.data[name].ndim) # the coordinates of a dimension are their own scale
+        return [self.scales[h5py.h5r.dereference(scale[0], self.data[name].id)] for scale in scales]
+
+    def variable(self, name:str)->xr.Variable:
+        "A variable with its numbers."
+        return xr.Variable(self.dims(name), numbers(self.data[name]), _attributes(self.data[name].attrs))
+
+# %% ../nbs/13_store.ipynb #13-023
+@contextmanager
+def opened(
+    path,
+)->Iterator[Stored]:
+    "A stored result, open for reading."
+    with h5py.File(path) as file:
+        data = {name: file[name] for name in file}
+        scales = {d.id: name for name, d in data.items()}
+        coordinates = {c for x in (file, *data.values()) for c in x.attrs.get("coordinates", "").split()}
+        yield Stored({k: d for k, d in data.items() if not d.attrs.get("NAME", b"").startswith(b"This is a netCDF dimension but not")}, scales, coordinates)
+
+# %% ../nbs/13_store.ipynb #13-024
 def read_attributes(
     path,
 )->dict:
@@ -124,20 +157,18 @@ def read_attributes(
     if attrs.get("format") != FORMAT: raise ResultError(f"{Path(path).name} was written in format {attrs.get('format')}, this version reads {FORMAT}")
     return attrs
 
-# %% ../nbs/13_store.ipynb #13-022
+# %% ../nbs/13_store.ipynb #13-025
 def load(
     path,
+    names:Sequence[str]|None=None, # which variables; None: all
 )->xr.Dataset:
     "Read a stored result; refuses a damaged file, and one of another version."
     attrs = read_attributes(path)
-    with h5py.File(path) as file:
-        stored = {name: file[name] for name in file}
-        name_of = {data.id: name for name, data in stored.items()}
-        variables = {name: _variable(data, name_of) for name, data in stored.items() if not data.attrs.get("NAME", b"").startswith(b"This is a netCDF dimension but not")}
-        coordinates = {c for v in (file, *stored.values()) for c in v.attrs.get("coordinates", "").split()}
-    return xr.Dataset(variables, attrs=attrs).set_coords(coordinates)
+    with opened(path) as stored:
+        ds = xr.Dataset({name: stored.variable(name) for name in (stored.data if names is None else names)}, attrs=attrs)
+        return ds.set_coords(stored.coordinates & set(ds.variables))
 
-# %% ../nbs/13_store.ipynb #13-030
+# %% ../nbs/13_store.ipynb #13-033
 def set_aside(
     path:Path,
     reason:str,
@@ -148,7 +179,7 @@ def set_aside(
     warnings.warn(f"{reason}; set aside as {aside.name}", stacklevel=2)
     return aside
 
-# %% ../nbs/13_store.ipynb #13-032
+# %% ../nbs/13_store.ipynb #13-035
 def beside(
     path:Path,
     kind:str, # "running" | "failed"
@@ -156,7 +187,7 @@ def beside(
     "The file beside a result that says what happens to it."
     return path.with_name(f"{path.name}.{kind}")
 
-# %% ../nbs/13_store.ipynb #13-033
+# %% ../nbs/13_store.ipynb #13-036
 def _lock(file)->bool: # False: somebody else holds it
     "Lock an open file until it is closed or its process ends."
     if fcntl is None: return True
@@ -164,13 +195,13 @@ def _lock(file)->bool: # False: somebody else holds it
     except BlockingIOError: return False
     return True
 
-# %% ../nbs/13_store.ipynb #13-034
+# %% ../nbs/13_store.ipynb #13-037
 def _is_at(file, path)->bool:
     "Does the path still lead to this open file? Between opening and locking, its last holder may have removed it."
     try: return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError: return False
 
-# %% ../nbs/13_store.ipynb #13-035
+# %% ../nbs/13_store.ipynb #13-038
 @contextmanager
 def claim(
     path:Path, # a result
@@ -186,7 +217,7 @@ def claim(
         try: yield True
         finally: note.unlink(missing_ok=True) # while the lock is held
 
-# %% ../nbs/13_store.ipynb #13-036
+# %% ../nbs/13_store.ipynb #13-039
 def claimed_by(
     path:Path, # a result
 )->dict|None: # pid, host, since; None where nobody is making it
@@ -197,7 +228,7 @@ def claimed_by(
             return json.loads(file.read() or "{}")
     except (FileNotFoundError, ValueError): return None
 
-# %% ../nbs/13_store.ipynb #13-037
+# %% ../nbs/13_store.ipynb #13-040
 def mark_failed(
     path:Path, # a result that did not come about
     error:BaseException|None, # None: remove the mark
