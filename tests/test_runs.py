@@ -43,9 +43,9 @@ def test_a_run_that_diverges_is_marked(tmp_path):
 
 SCRIPT = """
 from dln_nb.cli import main
-from dln_nb import cli
+from dln_nb import commands
 from dln_nb.experiment import Experiment
-cli.preset_study = lambda preset: [Experiment(width=40, steps=2000, lr=.005, runs=4, n_levels=4, points=3, n_boot=50, seed=s) for s in range(40)]
+commands.preset_study = lambda preset: [Experiment(width=40, steps=2000, lr=.005, runs=4, n_levels=4, points=3, n_boot=50, seed=s) for s in range(40)]
 main(["study", "--out", {out!r}, "--n-jobs", "2", "--no-progress"])
 """
 
