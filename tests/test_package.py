@@ -11,9 +11,9 @@ TOP = Path(__file__).resolve().parent.parent
 config = ConfigParser(delimiters=["="])
 config.read(TOP/"settings.ini", encoding="utf-8")
 CFG = config["DEFAULT"]
-RUNTIME, DEV = ([Requirement(r) for r in CFG[key].split()] for key in ("requirements", "dev_requirements"))
+RUNTIME, DEV, CLUSTER = ([Requirement(r) for r in CFG[key].split()] for key in ("requirements", "dev_requirements", "cluster_requirements"))
 
-IMPORT_NAME = {"scikit-learn": "sklearn"}
+IMPORT_NAME = {"scikit-learn": "sklearn", "arviz-stats": "arviz_stats"}
 MEASURES = {"rank_patterns", "spectra", "distances", "balance", "mode_coupling"}
 MODULES = {p.stem: p.read_text(encoding="utf-8") for p in (TOP/"dln_nb").glob("*.py") if not p.name.startswith("_")}
 # the notebook that a module is exported from, in reading order by name (test_in_step.py refuses a module without a notebook)
@@ -45,7 +45,7 @@ def test_there_are_modules():
 
 def test_imports_are_declared():
     "So that the installed package runs, without nbdev and its companions."
-    declared = {IMPORT_NAME.get(r.name, r.name) for r in RUNTIME} | {"dln_nb"} | sys.stdlib_module_names
+    declared = {IMPORT_NAME.get(r.name, r.name) for r in RUNTIME + CLUSTER} | {"dln_nb"} | sys.stdlib_module_names
     undeclared = {name: extra for name, text in MODULES.items() if (extra := imports(text)[0] - declared)}
     assert not undeclared, f"imported, but not among the requirements of settings.ini: {undeclared}"
 
