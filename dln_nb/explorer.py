@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'WIDE', 'AUTOMATIC', 'OF_GAUSSIAN', 'changed', 'python_line', 'command_line', 'slider', 'menu',
            'teacher_controls', 'input_controls', 'network_controls', 'training_controls', 'parse_strengths', 'settings',
-           'message', 'say', 'code_block', 'named_regime', 'Controls', 'Explorer']
+           'message', 'say', 'code_block', 'named_regime', 'Controls', 'Page', 'new_page', 'Explorer']
 
 # %% ../nbs/17_explorer.ipynb #17-004
 import html
@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import fields, replace
 from math import ceil, floor, log10
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
@@ -222,6 +222,36 @@ class Controls:
         for control in (*self.fields.values(), *self.automatic.values()): control.observe(lambda _: handler(), "value")
 
 # %% ../nbs/17_explorer.ipynb #17-037
+class Page(NamedTuple):
+    "What stands around the controls."
+    run:widgets.Button
+    stop:widgets.Button
+    save:widgets.Button
+    bar:widgets.FloatProgress
+    status:widgets.HTML
+    play:widgets.Play
+    cursor:widgets.IntSlider
+    threshold:widgets.ToggleButtons
+    image:widgets.Image
+    lines:widgets.HTML
+
+# %% ../nbs/17_explorer.ipynb #17-038
+def new_page(
+    width:int, # of the picture in pixels
+)->Page:
+    "Buttons, cursor, an empty picture and empty lines."
+    button = lambda text, style, tip, **options: widgets.Button(description=text, button_style=style, tooltip=tip, layout=widgets.Layout(width="110px"), **options)
+    play, cursor = widgets.Play(min=0, max=1, interval=400, disabled=True, show_repeat=False), widgets.IntSlider(description="time", readout=False, min=0, max=1, disabled=True, style=dict(description_width="40px"), layout=widgets.Layout(width="560px"))
+    widgets.jslink((play, "value"), (cursor, "value"))
+    return Page(
+        button("Run", "success", "Train GD and SGD in the background"),
+        button("Stop", "danger", "End the training; what was seen stays", disabled=True),
+        button("Save setting", "", "Keep the setting as an Experiment, in explorer.saved, and as a command"),
+        widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px")), widgets.HTML("ready"), play, cursor,
+        widgets.ToggleButtons(options=[(f"{t} ε", t) for t in reversed(THRESHOLDS)], style=dict(button_width="100px"), tooltips=[f"Ranks by the {t} threshold" for t in reversed(THRESHOLDS)]),
+        widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width=f"{width}px", display="none")), widgets.HTML())
+
+# %% ../nbs/17_explorer.ipynb #17-039
 class Explorer:
     "Sliders and menus for an experiment, its training in the background, and one figure with a common time cursor."
     def __init__(self,
@@ -230,29 +260,16 @@ class Explorer:
         dpi:int=100, # of the figure, 13 × 6 inches
     ):
         self.controls, self.board, self.comparison, self.saved = Controls(experiment), Dashboard(dpi=dpi), None, []
-        self._drawing, self._telling, self._follow, self._rest = threading.Lock(), None, True, 0. # _rest: no picture before this time
-        self._phase = None # drawn last
-        button = lambda text, style, tip: widgets.Button(description=text, button_style=style, tooltip=tip, layout=widgets.Layout(width="110px"))
-        self.run_button, self.stop_button, self.save_button = button("Run", "success", "Train GD and SGD in the background"), button("Stop", "danger", "End the training; what was seen stays"), button("Save setting", "", "Keep the setting as an Experiment, in explorer.saved, and as a command")
-        self.status, self.bar = widgets.HTML("ready"), widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px"))
-        self.cursor = widgets.IntSlider(description="time", readout=False, min=0, max=1, disabled=True, style=dict(description_width="40px"), layout=widgets.Layout(width="560px"))
-        self.play = widgets.Play(min=0, max=1, interval=400, disabled=True, show_repeat=False)
-        self.threshold = widgets.ToggleButtons(options=[(f"{t} ε", t) for t in reversed(THRESHOLDS)], style=dict(button_width="100px"), tooltips=[f"Ranks by the {t} threshold" for t in reversed(THRESHOLDS)])
-        self.image, self.lines = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width=f"{13 * dpi}px", display="none")), widgets.HTML()
-        self._link = widgets.jslink((self.play, "value"), (self.cursor, "value"))
-        self.panel = widgets.VBox([self.controls.panel, self.controls.other, widgets.HBox([self.run_button, self.stop_button, self.bar, self.status]),
-                                   widgets.HBox([self.play, self.cursor, self.threshold]), self.image, self.save_button, self.lines])
+        self._drawing, self._telling, self._follow = threading.Lock(), None, True
+        self._phase, self._rest = None, 0. # drawn last; and no picture before this time
+        self.page = p = new_page(13 * dpi)
+        self.panel = widgets.VBox([self.controls.panel, self.controls.other, widgets.HBox([p.run, p.stop, p.bar, p.status]), widgets.HBox([p.play, p.cursor, p.threshold]), p.image, p.save, p.lines])
         self.panel.add_class("dln-explorer")
-        self._connect()
-
-    def _connect(self):
-        "What happens when something is touched."
         self.controls.observe(self._changed)
-        for button, action in ((self.run_button, self.run), (self.stop_button, self.stop), (self.save_button, self.save)): button.on_click(lambda _, action=action: action())
-        self.cursor.observe(self._moved, "value")
-        self.threshold.observe(lambda _: self._draw(), "value")
+        for button, action in ((p.run, self.run), (p.stop, self.stop), (p.save, self.save)): button.on_click(lambda _, action=action: action())
+        p.cursor.observe(self._moved, "value")
+        p.threshold.observe(lambda _: self._draw(), "value")
         self._changed()
-        self.stop_button.disabled = True
 
     @property
     def experiment(self)->Experiment:
@@ -265,7 +282,7 @@ class Explorer:
         self.stop()
         self.wait()
         self._follow, self._rest = True, 0.
-        self.run_button.disabled, self.stop_button.disabled = True, False
+        self.page.run.disabled, self.page.stop.disabled = True, False
         self.comparison = Comparison(e, tell=self._told)
         self.comparison.start()
         return self
@@ -288,7 +305,7 @@ class Explorer:
 
     def figure(self)->Picture:
         "The picture that is shown, for a page without widgets."
-        return Picture(bytes(self.image.value))
+        return Picture(bytes(self.page.image.value))
 
     def _repr_mimebundle_(self, **options): return self.panel._repr_mimebundle_(**options)
 
@@ -297,10 +314,10 @@ class Explorer:
         try: lines, error = [python_line(e := self.experiment), command_line(e)], None
         except ValueError as found: lines, error = [], found
         self.controls.complain(error)
-        self.run_button.disabled = error is not None or self.busy
-        self.save_button.disabled = error is not None
+        self.page.run.disabled = error is not None or self.busy
+        self.page.save.disabled = error is not None
         saved = "".join(f'<div style="margin-top: 8px">saved[{n}]</div>{code_block([python_line(e), command_line(e)])}' for n, e in enumerate(self.saved))
-        self.lines.value = code_block(lines) + saved
+        self.page.lines.value = code_block(lines) + saved
 
     @property
     def busy(self)->bool:
@@ -319,16 +336,16 @@ class Explorer:
         if self.busy and c.phase == self._phase and time.monotonic() < self._rest: return
         self._phase, began = c.phase, time.monotonic()
         if c.plan is not None:
-            self.cursor.max = self.play.max = len(c.plan.moments) - 1
-            self.cursor.disabled = self.play.disabled = False
-            if self._follow and len(c.gd): self.cursor.value = c.plan.moments.tolist().index(newest(c))
+            self.page.cursor.max = self.page.play.max = len(c.plan.moments) - 1
+            self.page.cursor.disabled = self.page.play.disabled = False
+            if self._follow and len(c.gd): self.page.cursor.value = c.plan.moments.tolist().index(newest(c))
         self._draw()
         if not self.busy:
-            self.stop_button.disabled = True
+            self.page.stop.disabled = True
             self._changed()
             if isinstance(c.error, ValueError): self.controls.complain(c.error)
-        self.bar.value, self.bar.bar_style = c.progress, dict(finished="success", stopped="warning", failed="danger").get(c.phase, "info")
-        self.status.value = html.escape(self._said(c)) # last: who reads it finds everything else done
+        self.page.bar.value, self.page.bar.bar_style = c.progress, dict(finished="success", stopped="warning", failed="danger").get(c.phase, "info")
+        self.page.status.value = html.escape(self._said(c)) # last: who reads it finds everything else done
         self._rest = time.monotonic() + min(1.5, 2 * (time.monotonic() - began))
 
     def _said(self, c):
@@ -341,6 +358,6 @@ class Explorer:
         "The picture of what there is, at the cursor."
         if (c := self.comparison) is None: return
         with self._drawing:
-            number = None if c.plan is None or not len(c.gd) else min(int(c.plan.moments[min(self.cursor.value, len(c.plan.moments) - 1)]), newest(c))
-            self.image.value = png(self.board.draw(c, number, threshold=self.threshold.value))
-        self.image.layout.display = None
+            number = None if c.plan is None or not len(c.gd) else min(int(c.plan.moments[min(self.page.cursor.value, len(c.plan.moments) - 1)]), newest(c))
+            self.page.image.value = png(self.board.draw(c, number, threshold=self.page.threshold.value))
+        self.page.image.layout.display = None

@@ -39,7 +39,8 @@ def chromium():
     env = {"LD_LIBRARY_PATH": f"{home}/al2023/lib", "FONTCONFIG_PATH": f"{home}/fonts"}
     if not (home/"complete").exists():
         if not (command := npm()): pytest.skip("no Chromium: neither chromium, chromium-browser nor google-chrome is on PATH, and there is no npm to fetch one with")
-        home.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(home, ignore_errors=True)  # what an interrupted call has left
+        home.mkdir(parents=True)
         fetched = subprocess.run([*command, "install", "--no-save", "--no-audit", "--no-fund", "--prefix", home, CHROMIUM], capture_output=True, text=True)
         if fetched.returncode: pytest.skip(f"no Chromium on PATH, and the npm registry gave none: {fetched.stderr[-300:]}")
         node = Path(sync_api.__file__).parent.parent/"driver"/"node"
