@@ -33,8 +33,9 @@ class Settings:
     "How Langevin chains sample residual blocks."
     beta:float=30.           # β ≥ 0: inverse temperature of the constraint energy
     prior:str="weight-decay" # "weight-decay": N(0, 1/α); "norm-target": keeps ‖Z_l‖ near ρ_l, away from zero
-    alpha:float|None=None    # α > 0: precision of each entry; with norm-target, of each norm. None: the mean width, so that blocks have singular values about 1
-    target:float=1.          # norm-target: ρ_l in units of the typical norm under weight decay, ≥ 0
+    alpha:float|None=None    # α > 0: precision of each entry. None: the mean width, so that blocks have singular values about 1
+    target:float=1.          # norm-target: ρ_l in units of √(entries/α), the typical norm under weight decay, ≥ 0
+    stiffness:float=10.      # norm-target: κ in units of α, > 0
     step_size:float|None=None # ε_0 > 0; None: from the curvature, see `default_step`
     power:float=0.           # γ in [0, 1]: ε_t = ε_0 (1 + t/τ)^-γ
     delay:float=1000.        # τ > 0, in steps
@@ -50,6 +51,7 @@ class Settings:
             value = getattr(self, field)
             require(value is None or np.isfinite(value) and value > 0, field, value, "None or finite and > 0")
         require(np.isfinite(self.target) and self.target >= 0, "target", self.target, "finite and ≥ 0")
+        require(np.isfinite(self.stiffness) and self.stiffness > 0, "stiffness", self.stiffness, "finite and > 0")
         step_schedule(1., power=self.power, delay=self.delay) # refuses bad values
         for field, least in (("burn_in", 0), ("thin", 1)):
             value = getattr(self, field)
@@ -99,7 +101,7 @@ def block_prior(
     "-log π over the vector of all blocks (protocol 2, Boltzmann sampling)."
     if settings.prior == "weight-decay": return weight_decay(alpha)
     sizes = [a * b for a, b in shapes]
-    return norm_target(sizes, [settings.target * (size / alpha)**.5 for size in sizes], stiffness=alpha)
+    return norm_target(sizes, [settings.target * (size / alpha)**.5 for size in sizes], stiffness=settings.stiffness * alpha)
 
 # %% ../nbs/12_proposals.ipynb #12-017
 def chain_density(
@@ -163,7 +165,7 @@ def chain_acceptance(
                        method="mala", seed=int(random_stream(seed, "acceptance").integers(2**62)))
     return again.acceptance.mean().item()
 
-# %% ../nbs/12_proposals.ipynb #12-033
+# %% ../nbs/12_proposals.ipynb #12-035
 def zero_block_points(
     task:Task,
     widths, # (d_0, …, d_L)
@@ -185,7 +187,7 @@ def zero_block_points(
         for l, zero in zip(range(len(Z)), zero_blocks(tuple(z[number == k] for z in Z), pair)): Z[l][number == k] = zero
     return Z
 
-# %% ../nbs/12_proposals.ipynb #12-036
+# %% ../nbs/12_proposals.ipynb #12-038
 def atlas_points(
     task:Task,
     widths, # (d_0, …, d_L)

@@ -171,7 +171,7 @@ def certify_some(
     empty = dict(grad_norm=torch.nan, min_eigenvalue=torch.nan, norm=torch.nan, index=-1, nullity=-1, gap=torch.nan, margin=torch.nan, code=KINDS.index("not critical"))
     out = {name: torch.full((len(good),), value) for name, value in empty.items()}
     if good.any():
-        found = certify(tuple(W[good] for W in Ws), task, grad_tol=tol)
+        found = certify(tuple(W[good] for W in Ws), task, grad_tol=tol, memory=2.**27)
         for name in out: out[name] = out[name].to(getattr(found, name).dtype).masked_scatter(good, getattr(found, name))
     return Certificate(**out)
 
@@ -249,7 +249,7 @@ def join_saddles(
         whole["certificate"] = Certificate(*(torch.cat([getattr(p.certificate, f.name) for p in parts])[:n] for f in fields(Certificate)))
     for name in ("loss", "grad_norm", "converged", "counts", "margin", "agrees", "iterations"): whole[name] = whole[name][:n]
     whole["weights"] = tuple(W[:n] for W in whole["weights"])
-    return Saddles(**whole | dict(acceptance=torch.tensor([p.acceptance for p in parts]).nanmean().item()))
+    return Saddles(**whole | dict(acceptance=torch.tensor([p.acceptance for p in parts], dtype=torch.float64).nanmean().item()))
 
 # %% ../nbs/12_saddles.ipynb #12-027
 def check_sample(
