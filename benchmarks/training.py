@@ -169,14 +169,14 @@ def targets(results)->list[str]:
 
 
 def figure(results)->None:
-    fig, axes = plt.subplots(1, len(RUNS), figsize=(9, 3.6), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, len(RUNS), figsize=(10.5, 3.4), sharey=True, layout="constrained")
     for ax, S in zip(axes, RUNS):
         for name in COMPETITORS: ax.loglog(SIZES, [1e6 * results[d, S][name] for d in SIZES], "o-", ms=4, color=COLOURS[name], label=name)
-        ax.loglog(SIZES, [1e6 * results[d, S]["limit"] for d in SIZES], "k:", label="arithmetic at the speed of a large product")
+        ax.loglog(SIZES, [1e6 * results[d, S]["limit"] for d in SIZES], "k:", label="limit: the arithmetic\nas in a large product")
         ax.set(xlabel="width d of all layers", xticks=SIZES, xticklabels=SIZES, title=f"{S} run{'s' if S > 1 else ''}")
         ax.minorticks_off()
     axes[0].set(ylabel="µs per run and step")
-    axes[0].legend(frameon=False, fontsize=7)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     fig.suptitle("The compiled kernel trains at the speed of matrix multiplication")
     RESULTS.mkdir(exist_ok=True)
     fig.savefig(RESULTS / "training.png", dpi=150)

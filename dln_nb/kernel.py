@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DGEMM', 'ALIGN', 'step_flops', 'gemm', 'Layout', 'make_layout', 'aligned_zeros', 'workspace', 'forward', 'update',
-           'excess', 'copy_weights', 'next_moments', 'compiled', 'advance', 'losses', 'flat_weights']
+           'excess', 'copy_weights', 'next_moments', 'njit_cached', 'advance', 'losses', 'flat_weights']
 
 # %% ../nbs/02_kernel.ipynb #02-004
 from collections.abc import Callable
@@ -120,14 +120,23 @@ def workspace(
 
 # %% ../nbs/02_kernel.ipynb #02-026
 @njit
-def forward(blas, net, base, b):
+def forward(
+    blas, net,
+    base, # address of the block
+    b,    # samples
+):
     "Activations h_l = W_l h_{l-1} from h_0."
     for l in range(1, len(net.widths)):
         gemm(blas, False, base + 8 * net.weights[l-1], False, base + 8 * net.hidden[l-1], net.widths[l], b, net.widths[l-1], 1., 0., base + 8 * net.hidden[l])
 
 # %% ../nbs/02_kernel.ipynb #02-027
 @njit
-def update(blas, net, work, X, Y, batch, rate):
+def update(
+    blas, net, work, # address of dgemm, layout, block
+    X, Y,  # samples: (n, d_0), (n, d_L)
+    batch, # (b,) which of them
+    rate,  # η/b for the mean over the minibatch
+):
     "One step: W_l ← W_l - rate Σ_b δ_l h_{l-1}ᵀ over the samples of a minibatch."
     base, L, b, w, h = np.int64(work.ctypes.data), len(net.widths) - 1, len(batch), net.widths, net.hidden
     for i in range(b):
@@ -142,7 +151,9 @@ def update(blas, net, work, X, Y, batch, rate):
 
 # %% ../nbs/02_kernel.ipynb #02-033
 @njit
-def excess(blas, net, work):
+def excess(
+    blas, net, work, # address of dgemm, layout, block
+): # a number ≥ 0
     "ℓ - ℓ_min of the network in the block."
     base, w, q = np.int64(work.ctypes.data), net.widths, net.rank
     L, d_in, d_out = len(w) - 1, w[0], w[-1]
@@ -165,8 +176,13 @@ def excess(blas, net, work):
 
 # %% ../nbs/02_kernel.ipynb #02-038
 @njit
-def copy_weights(net, work, outside, n, which, out):
-    "Copy the weights between the block and place `which` of `n` outside: out of the block, or into it."
+def copy_weights(
+    net, work,
+    outside,  # weights of n runs (or kept moments), layer after layer
+    n, which, # and the place among them
+    out,      # out of the block, or into it?
+):
+    "Copy the weights of one run."
     start = 0
     for l in range(len(net.weights)):
         size = net.widths[l] * net.widths[l+1]
@@ -178,7 +194,10 @@ def copy_weights(net, work, outside, n, which, out):
 
 # %% ../nbs/02_kernel.ipynb #02-039
 @njit
-def next_moments(step, at_step, at_level, kept_step):
+def next_moments(
+    step, # now
+    at_step, at_level, kept_step, # (count,) of one run, as in `advance`
+): # a step > now, or -1; a loss, or -∞
     "The next step, and the highest loss level, at which a checkpoint of a run will be due."
     soon, level = np.int64(-1), -np.inf
     for c in range(len(at_step)):
@@ -187,7 +206,7 @@ def next_moments(step, at_step, at_level, kept_step):
     return soon, level
 
 # %% ../nbs/02_kernel.ipynb #02-040
-def compiled(
+def njit_cached(
     function:Callable,
 )->Callable:
     "Compile at the first call, and keep the machine code on disk for the next start (nowhere to keep it: compile again)."
@@ -195,8 +214,21 @@ def compiled(
     except RuntimeError: return njit(function)
 
 # %% ../nbs/02_kernel.ipynb #02-041
-@compiled
-def advance(blas, net, work, weights, X, Y, order, first, size, rate, start, stop, step, steps, every, min_loss, limit, record, at_step, at_level, kept, kept_step):
+@njit_cached
+def advance(
+    blas, net, work, # address of dgemm, layout, block
+    weights,         # of all runs, layer after layer
+    X, Y,            # samples: (n, d_0), (n, d_L)
+    order, first, size, # minibatch t of run r is order[r, first[t]:first[t]+size[t]]
+    rate,            # (t,) what the summed gradient of minibatch t is multiplied by
+    start, stop,     # which runs
+    step, steps,     # steps done before; the last step of the training
+    every, min_loss, # the loss is recorded at each such step; ℓ_min
+    limit,           # (runs,) a run above this loss has diverged
+    record,          # (runs, records) ℓ - ℓ_min
+    at_step, at_level, # (runs, count) what checkpoints wait for: a step (or -1), a loss (or -∞)
+    kept, kept_step, # the weights there, layer after layer; and when: (runs, count), -1 for not yet
+):
     "Advance the runs from `start` to `stop` by one minibatch after another, from `step` on; record the loss and keep weights on the way."
     runs, count = kept_step.shape
     for r in range(start, stop):
@@ -219,8 +251,11 @@ def advance(blas, net, work, weights, X, Y, order, first, size, rate, start, sto
         copy_weights(net, work, weights, runs, r, True)
 
 # %% ../nbs/02_kernel.ipynb #02-042
-@compiled
-def losses(blas, net, work, weights, out):
+@njit_cached
+def losses(
+    blas, net, work, weights, # as in `advance`
+    out, # (runs,)
+):
     "The excess losses of all runs."
     for r in range(len(out)):
         copy_weights(net, work, weights, len(out), r, False)
