@@ -21,6 +21,8 @@ help:  ## list the targets
 run test: export OMP_NUM_THREADS := 1
 run test: export OPENBLAS_NUM_THREADS := 1
 run test: export MKL_NUM_THREADS := 1
+# The studies in nbs/studies then run at a reduced size.
+test: export DLN_NB_REDUCED := 1
 
 run: $(VENV)/run.stamp  ## run a study, figures and report in results/$(PRESET); PRESET=quick by default
 	$(call say,study: preset $(PRESET) into results/$(PRESET))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['layer_norms', 'parameter_norm', 'difference', 'ratio', 'parameter_distance', 'relative_parameter_distance',
-           'cosine_similarity', 'layer_distance', 'function_distance', 'polar_factor', 'layer_basis',
-           'rotated_distance', 'gauge_distance']
+           'cosine_similarity', 'layer_distance', 'function_distance', 'polar_factor', 'layer_basis', 'rotate',
+           'rotated_distance', 'procrustes_sweep', 'gauge_distance']
 
 # %% ../nbs/07_distances.ipynb #07-004
 from functools import reduce
@@ -117,18 +117,29 @@ def layer_basis(
     return basis
 
 # %% ../nbs/07_distances.ipynb #07-023
+def rotate(
+    Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
+    Qs:list[Tensor], # Q_l of the hidden layers 1 … L-1, orthogonal: (*batch, d_l, d_l)
+)->Weights: # (Q_1 W_1, Q_2 W_2 Q_1ᵀ, …, W_L Q_{L-1}ᵀ), the same function
+    "The network in rotated bases of its hidden layers."
+    inner = [W @ Q.mT for W, Q in zip(Ws[1:], Qs)]
+    return (*(Q @ W for Q, W in zip(Qs, (Ws[0], *inner))), *inner[-1:]) if Qs else Ws
+
+# %% ../nbs/07_distances.ipynb #07-024
 def rotated_distance(
     gd:Weights,
     sgd:Weights,
     Qs:list[Tensor], # (Q_1, …, Q_{L-1})
 )->Tensor: # (Σ_l ‖W_l - Q_l W'_l Q_{l-1}ᵀ‖²)^{1/2}
     "Distance of gd from sgd in rotated bases of the hidden layers."
-    rotated = [B @ Q.mT for B, Q in zip(sgd[1:], Qs)]
-    rotated = [Q @ B for Q, B in zip(Qs, (sgd[0], *rotated))] + rotated[-1:]
-    return parameter_norm(tuple(A - B for A, B in zip(gd, rotated)))
+    return parameter_norm(tuple(A - B for A, B in zip(gd, rotate(sgd, Qs))))
 
-# %% ../nbs/07_distances.ipynb #07-024
-def _sweep(gd, sgd, Qs):
+# %% ../nbs/07_distances.ipynb #07-025
+def procrustes_sweep(
+    gd:Weights,  # W_l: (*batch, d_l, d_{l-1})
+    sgd:Weights, # W_l: (runs, *batch, d_l, d_{l-1})
+    Qs:list[Tensor], # Q_l of the hidden layers: (runs, *batch, d_l, d_l)
+)->list[Tensor]:
     "One pass over the hidden layers, there and back: each rotation the best for the others."
     ends = [torch.eye(W.shape[d], dtype=W.dtype, device=W.device) for W, d in ((gd[0], -1), (gd[-1], -2))]
     Qs = [ends[0], *Qs, ends[1]]
@@ -136,7 +147,7 @@ def _sweep(gd, sgd, Qs):
         Qs[l] = polar_factor(gd[l-1] @ Qs[l-1] @ sgd[l-1].mT + gd[l].mT @ Qs[l+1] @ sgd[l])
     return Qs[1:-1]
 
-# %% ../nbs/07_distances.ipynb #07-025
+# %% ../nbs/07_distances.ipynb #07-026
 def gauge_distance(
     gd:Weights,  # W_l: (*batch, d_l, d_{l-1})
     sgd:Weights, # W_l: (runs, *batch, d_l, d_{l-1})
@@ -154,7 +165,7 @@ def gauge_distance(
     for Qs in (same, own):
         before = rotated_distance(gd, sgd, Qs)
         for _ in range(sweeps):
-            Qs = _sweep(gd, sgd, Qs)
+            Qs = procrustes_sweep(gd, sgd, Qs)
             now = rotated_distance(gd, sgd, Qs)
             if bool((now >= (1 - tol) * before).all()): break
             before = now

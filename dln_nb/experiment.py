@@ -40,7 +40,7 @@ from .singular_values import METHODS
 from .store import FORMAT, ResultError, check_folder, claim, claimed_by, load, mark_failed, save, set_aside, write_whole
 from .task import TEACHERS, Task, digits_task, gaussian_task, loss, semantic_task, teacher_matrix, teacher_spectrum
 from .trainer import SAMPLINGS, Steps, Trajectory, one_thread, train
-from .variables import MEASURES, Kept, Options, Variables, mode_variables, own_variables
+from .variables import MEASURES, SPACES, Kept, Options, Variables, mode_variables, own_variables
 
 _all_ = ["load", "save"] # from the store; whoever runs experiments needs them
 
@@ -88,7 +88,7 @@ class Experiment:
     smoothing: float = 0.02 # resolution of plateaus in the distance from the optimum, in (0, 0.5)
     n_steps: int = 16 # checkpoints at equal steps, evenly spaced
     # measures
-    measures: tuple[Literal["rank_patterns", "spectra", "distances", "gauge", "balance", "mode_coupling"], ...] = ("rank_patterns", "spectra", "distances", "balance", "mode_coupling") # which; gauge (distance modulo rotations of the hidden layers) takes by far the longest
+    measures: tuple[Literal["rank_patterns", "spectra", "distances", "gauge", "deviations", "balance", "mode_coupling"], ...] = ("rank_patterns", "spectra", "distances", "balance", "mode_coupling") # which; gauge (distance modulo rotations of the hidden layers) takes by far the longest; deviations: is GD one of the SGD runs?
     eps: float = 1e-5 # ε of the relative threshold σ > ε σ_1, in (0, 1)
     eps_absolute: float | None = None # ε of the absolute threshold σ > ε, in (0, 1); None: between the singular values of a layer at the start and those it learns (see `layer_scales`)
     top_k: int = 5 # number K of singular values of each product that the spectra keep
@@ -365,6 +365,7 @@ def _axes(e, task, gd, levels, escapes, windows, eps)->Variables:
         "threshold": ("threshold", list(THRESHOLDS), {"long_name": "kind of rank threshold"}),
         "eps": ("threshold", list(eps), {"long_name": "ε of the rank threshold"}),
         "k": ("k", torch.arange(1, min(e.top_k, max(min(a, b) for x, a in enumerate(e.widths) for b in e.widths[x+1:])) + 1), {"long_name": "number of the singular value, the largest first"}),
+        "space": ("space", list(SPACES), {"long_name": "description of a network"}),
         "layer": ("layer", torch.arange(1, e.depth + 1), {"long_name": "layer"}),
         "pair": ("pair", torch.arange(1, e.depth), {"long_name": "pair of adjacent layers l and l+1"}),
         "block": ("block", torch.arange(1, int(mode_blocks(task.modes[1]).max()) + 2), {"long_name": "block of modes with equal strength, the strongest first"}),
