@@ -473,11 +473,16 @@ def stored(
     return False
 
 # %% ../nbs/14_experiment.ipynb #14-065
+def _settle_worker()->None:
+    "Ctrl-C is for the process that started the workers; and none of them leaves anything behind when it is killed."
+    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock()) # the default one is a semaphore of the system
+
+# %% ../nbs/14_experiment.ipynb #14-066
 def _make(experiment, out, device, progress, n_jobs)->tuple[Experiment, str|Exception|None]:
     "Make and store one result: None, an error, or 'busy' where somebody else is making it."
     path = out / experiment.filename
-    if parent_process() is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the process that started the workers
+    if parent_process() is not None: _settle_worker()
     try:
         with claim(path) as ours:
             if not ours: return experiment, "busy"
@@ -488,7 +493,7 @@ def _make(experiment, out, device, progress, n_jobs)->tuple[Experiment, str|Exce
         return experiment, error
     return experiment, None
 
-# %% ../nbs/14_experiment.ipynb #14-066
+# %% ../nbs/14_experiment.ipynb #14-067
 def _make_all(experiments, out, n_jobs, scheduler, device, progress, done)->list[tuple[Experiment, Exception]]: # the failures
     "Make results; wait for those that somebody else is making, and make them if he does not."
     failed, todo = [], list(experiments)
@@ -504,7 +509,7 @@ def _make_all(experiments, out, n_jobs, scheduler, device, progress, done)->list
         todo = busy
     return failed
 
-# %% ../nbs/14_experiment.ipynb #14-067
+# %% ../nbs/14_experiment.ipynb #14-068
 def note_plan(
     experiments:Sequence[Experiment],
     out:Path, # folder
@@ -514,7 +519,7 @@ def note_plan(
     plan = json.dumps({e.filename: ", ".join([e.label, *(f"{name} = {getattr(e, name)}" for name in varied)]) for e in experiments}).encode()
     with suppress(OSError): write_whole(out / f".plan-{hashlib.sha256(plan).hexdigest()[:12]}.json", plan)
 
-# %% ../nbs/14_experiment.ipynb #14-068
+# %% ../nbs/14_experiment.ipynb #14-069
 def sweep(
     experiments:Sequence[Experiment],
     out,        # folder for the results; on a cluster, one that all machines share
@@ -541,7 +546,7 @@ def sweep(
     if failed: raise RuntimeError("; ".join(f"{e.label} ({e.filename}) failed: {type(x).__name__}: {x}" for e, x in failed)) from failed[0][1]
     return [out / e.filename for e in experiments]
 
-# %% ../nbs/14_experiment.ipynb #14-071
+# %% ../nbs/14_experiment.ipynb #14-072
 def study(
     preset:str, # "quick" | "paper"
 )->list[Experiment]:
@@ -550,7 +555,7 @@ def study(
     gammas, options = PRESETS[preset]
     return [Experiment(regime=r, teacher=t, depth=L, gamma=gammas[L] if r == "saddle-to-saddle" else None, **options) for L, r, t in grid(gammas, REGIMES, TEACHERS)]
 
-# %% ../nbs/14_experiment.ipynb #14-072
+# %% ../nbs/14_experiment.ipynb #14-073
 PRESETS = { # {depth: γ of the small start}, options; the smaller start at depths 2 and 4 separates their plateaus
     "quick": ({3: None}, dict(runs=16)),
     "paper": ({2: 4., 3: 2., 4: 2.}, dict(runs=64, width=100, d_in=8, d_out=6, n=500, n_levels=48))}

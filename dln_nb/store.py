@@ -30,7 +30,7 @@ try: import fcntl
 except ImportError: fcntl = None # Windows has no such locks: there two sweeps may do the same work twice
 
 # %% ../nbs/13_store.ipynb #13-005
-FORMAT = 3 # version of the meaning of a stored result; a change of any number in it raises this
+FORMAT = 4 # version of the meaning of a stored result; a change of any number in it raises this
 
 # %% ../nbs/13_store.ipynb #13-006
 class ResultError(Exception):
