@@ -45,10 +45,11 @@ def results_of(
     experiments:Sequence[Experiment],
     folder, # where results are stored, and found again
     *,
-    n_jobs:int=2, # worker processes ≥ 1
+    n_jobs:int|None=None, # worker processes ≥ 1; None: 2, or 1 at the reduced size, where tests run side by side already
     progress:bool=True, # show a progress bar
 )->list[xr.Dataset]: # in the order of the experiments
     "Results of experiments; what is stored already is only read."
+    if n_jobs is None: n_jobs = 1 if os.environ.get("DLN_NB_REDUCED") else 2
     return [load(path) for path in sweep(experiments, folder, n_jobs=n_jobs, progress=progress)]
 
 # %% ../nbs/16_studies.ipynb #16-013
