@@ -3,19 +3,22 @@ from common import seconds, write_table
 
 import subprocess
 import sys
-import time
+from functools import partial
+from pathlib import Path
+from time import process_time
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from dln_nb.curvature import hessian, to_vector, to_weights
+from dln_nb.curvature import hessian, to_vector
 from dln_nb.eigenvalues import eigenvalues, lowest_eigenvalues, parts
 from dln_nb.hessian import certify
 from dln_nb.network import change_gauge, layer_widths, random_stream
 from dln_nb.task import gaussian_task, random_orthogonal, teacher_matrix
 
 TOL = 1e-9
+seconds = partial(seconds, clock=process_time) # one thread: what a quiet machine would take
 
 
 def random_basis(d, rng):
@@ -39,10 +42,13 @@ def task_of(widths):
 
 def flat_loss(widths, task):
     "The loss as a function of one vector, for automatic differentiation; the end-to-end matrix, not the data, goes into it."
-    R, target = task.covariance_factor, task.solution
+    R, target, shapes = task.covariance_factor, task.solution, [(b, a) for a, b in zip(widths, widths[1:])]
+    ends = np.cumsum([0, *(a * b for a, b in shapes)]).tolist()
     def f(v):
         W = None
-        for A in to_weights(v, widths): W = A if W is None else A @ W
+        for shape, i, j in zip(shapes, ends, ends[1:]):
+            A = v[i:j].reshape(shape)
+            W = A if W is None else A @ W
         return .5 * ((W - target) @ R.T).square().sum()
     return f
 
@@ -54,10 +60,11 @@ def count(lam):
 
 def autograd_eigsh(f, v, index):
     "Smallest eigenvalue and index by eigsh on one Hessian-vector product at a time. It is told the index and asks for no more: beyond it the kernel begins, where it does not converge."
-    gradient, calls = torch.func.grad(f), [0]
-    def product(x):
+    x, calls = v.clone().requires_grad_(True), [0]
+    gradient = torch.autograd.grad(f(x), x, create_graph=True)[0] # once; each product goes back through its graph
+    def product(u):
         calls[0] += 1
-        return torch.func.jvp(gradient, (v,), (torch.from_numpy(x.ravel()),))[1].numpy()
+        return torch.autograd.grad(gradient, x, torch.from_numpy(u.ravel()), retain_graph=True)[0].numpy()
     start = random_stream(0, "start").standard_normal(len(v))
     lam = np.sort(eigsh(LinearOperator((len(v),) * 2, product, dtype=float), k=index, which="SA", tol=1e-10, v0=start, return_eigenvectors=False))
     return lam[0], int((lam < -TOL * max(1, abs(lam[0]))).sum()), calls[0]
@@ -72,15 +79,16 @@ def beside_autograd():
         batch, f, P = tuple(map(torch.stack, zip(*points))), flat_loss(widths, task), len(to_vector(points[0]))
         dense = lambda v: torch.linalg.eigvalsh(torch.func.hessian(f)(v))
         vs = to_vector(batch)
-        many = lambda: torch.linalg.eigvalsh(torch.func.vmap(torch.func.hessian(f))(vs[:100]))
+        few, hundred = [v.clone() for v in vs[:5]], vs[:100].clone() # forward derivatives of a view would copy all that it is a view of
+        many = lambda: torch.linalg.eigvalsh(torch.func.vmap(torch.func.hessian(f))(hundred))
         ours = certify(batch, task)
         index = int(ours.index[0])
-        start = time.perf_counter()
-        least, found, products = autograd_eigsh(f, vs[0], index)
-        slow = time.perf_counter() - start
-        assert found == count(dense(vs[0]))[1] == index and abs(least - ours.min_eigenvalue[0]) < 1e-9 * ours.norm[0] # the same verdict
-        cost = [seconds(lambda: certify(batch, task), repeats=5) / len(points), seconds(lambda: certify(points[0], task), repeats=11),
-                seconds(lambda: [dense(v) for v in vs[:5]]) / 5, seconds(many, repeats=3) / 100, slow]
+        start = process_time()
+        least, found, products = autograd_eigsh(f, few[0], index)
+        slow = process_time() - start
+        assert found == count(dense(few[0]))[1] == index and abs(least - ours.min_eigenvalue[0]) < 1e-9 * ours.norm[0] # the same verdict
+        cost = [seconds(lambda: certify(batch, task), repeats=11) / len(points), seconds(lambda: certify(points[0], task), repeats=21),
+                seconds(lambda: [dense(v) for v in few], repeats=11) / 5, seconds(many, repeats=5) / 100, slow]
         size = next(parts(tuple(W[:1] for W in batch), task)).size
         rows.append([f"{widths}, Z_{zero[0]} = Z_{zero[1]} = 0", f"{P} → {size}", str(index), *(f"{1e3*c:.2f}" for c in cost), str(products), *(f"{c/cost[0]:.0f}×" for c in cost[2:])])
     return rows
@@ -105,14 +113,14 @@ def width_64():
         Ws = saddle(task, widths, r, zero, random_stream(0, "wide"))
         P = len(to_vector(Ws))
         part = next(parts(tuple(W[None] for W in Ws), task))
-        start = time.perf_counter()
+        start = process_time()
         c = certify(Ws, task, memory=4e9)
-        took = time.perf_counter() - start
-        start = time.perf_counter()
+        took = process_time() - start
+        start = process_time()
         low = lowest_eigenvalues(Ws, task)
-        krylov = time.perf_counter() - start
+        krylov = process_time() - start
         H, tau = hessian(Ws, task), TOL * c.norm.item()
-        start = time.perf_counter()
+        start = process_time()
         if P < 10_000:
             lam = torch.linalg.eigvalsh(H)
             check, checked = "eigvalsh", (int((lam < -tau).sum()), int((lam.abs() <= tau).sum()))
@@ -120,7 +128,7 @@ def width_64():
         else:
             lower, upper = pivot_count(H, -tau), pivot_count(H, tau)
             check, checked = "LDLᵀ, twice", (lower, upper - lower)
-        full = time.perf_counter() - start
+        full = process_time() - start
         del H
         assert checked == (c.index, c.nullity), (checked, c)
         lanczos = f"{krylov:.1f} s, index {count(low.values)[1]}" if low.complete else f"{krylov:.1f} s, index ≥ {count(low.values)[1]}"
@@ -135,24 +143,25 @@ def width_64():
 MEMORY_SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from certificates import certify, random_stream, resource_peak, saddle, task_of, torch
+from certificates import Path, certify, random_stream, resident, saddle, task_of, torch
 widths, rng = (8, 8, 8, 8, 8), random_stream(0, "memory")
 task = task_of(widths)
 some = [saddle(task, widths, 2, zero, rng) for zero in ((1, 3), (1, 2), (2, 4), (1, 4)) for _ in range(25)]
 points = tuple(torch.stack(W).repeat(100, 1, 1) for W in zip(*some))
 certify(some[0], task)
-before = resource_peak()
-from time import perf_counter
-start = perf_counter()
+Path("/proc/self/clear_refs").write_text("5") # forget the peak so far
+before = resident("VmRSS")
+from time import process_time
+start = process_time()
 c = certify(points, task, memory={memory})
-print(len(c.index), resource_peak() - before, perf_counter() - start)
+print(len(c.index), resident("VmHWM") - before, process_time() - start)
 """
 
 
-def resource_peak():
-    "Largest resident size of this process so far, in bytes."
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident(field):
+    "Resident size of this process in bytes, from Linux: VmRSS now, VmHWM at its largest."
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def memory():
@@ -165,13 +174,23 @@ def memory():
     return rows
 
 
-if __name__ == "__main__":
+def write_autograd():
     write_table("certificates", "Certificates beside automatic differentiation, per point",
                 ["saddle (r = 2)", "coordinates", "index", "`certify`, 500 at once, ms", "`certify`, one, ms", "`torch.func.hessian` + `eigvalsh`, ms", "the same, vmap over 100, ms",
                  "`eigsh` + autograd products, ms", "its products", "ratio: dense", "ratio: vmap", "ratio: eigsh"], beside_autograd(),
-                ["All rows count the negative eigenvalues. `eigsh` (tolerance 1e-10) multiplies by `torch.func.jvp` of `torch.func.grad`, one vector at a time; it is told the index and asks for just so many (asked for a few more, it meets the kernel and in many cases does not converge within its default limits); it runs once, on one point, and gives the same index and smallest eigenvalue as the others. Ratios to `certify` on 500 points at once."])
+                ["Processor time, one thread. All rows count the negative eigenvalues. `eigsh` (tolerance 1e-10) multiplies by double backward (`torch.autograd.grad` through the graph of the gradient, which is built once), one vector at a time; it is told the index and asks for just so many (asked for a few more, it meets the kernel and in many cases does not converge within its default limits); it runs once, on one point, and gives the same index and smallest eigenvalue as the others. Ratios to `certify` on 500 points at once."])
+
+
+def write_wide():
     write_table("certificates_wide", "Certificates of three layers of width 64",
                 ["saddle", "parameters → hidden widths without dead directions → rows of the reduced Hessian", "smallest eigenvalue", "index / nullity", "gap", "`certify`", "block Lanczos, full network", "check on the full matrix", "full / `certify`"], width_64(),
-                ["Index and nullity agree with the full matrix in every row: by all its eigenvalues (whose smallest one agrees to 1e-12 of the largest), or by the signs of the pivots of H ± τ. Block Lanczos with its default limits (32 directions, 1024 dimensions): where the Krylov space is not exhausted the smallest eigenvalue is found and the index is not."])
+                ["Processor time, one thread. Index and nullity agree with the full matrix in every row: by all its eigenvalues (whose smallest one agrees to 1e-12 of the largest), or by the signs of the pivots of H ± τ. Block Lanczos with its default limits (32 directions, 1024 dimensions): where the Krylov space is not exhausted the smallest eigenvalue is found and the index is not."])
+
+
+def write_memory():
     write_table("certificates_memory", "Memory of 10 000 certificates, four layers of width 8", ["points", "`memory`", "peak above the start", "time"], memory(),
-                ["Four kinds of saddles mixed. All full Hessians at once would take 5000 MiB."])
+                ["Processor time, one thread. Four kinds of saddles mixed. All full Hessians at once would take 5000 MiB."])
+
+
+if __name__ == "__main__": # all three tables, or those named
+    for name in sys.argv[1:] or ("autograd", "wide", "memory"): {"autograd": write_autograd, "wide": write_wide, "memory": write_memory}[name]()
