@@ -52,20 +52,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=10_000, help="saddles of each network")
     n = parser.parse_args().n
-    rows = []
-    for widths, modes in CASES:
+    rows, each = [], [stages(*case) for case in CASES]
+    for (widths, modes), times in zip(CASES, each):
         blocks, load = -(-n // DRAWS), os.getloadavg()[0]
         jobs = [range(b, min(b + CHAINS, blocks)) for b in range(0, blocks, CHAINS)]
         with parallel_config(backend="loky", inner_max_num_threads=1):
             pool = Parallel(n_jobs=2)
-            pool(delayed(os.getpid)() for _ in range(4)) # start the workers
+            pool(delayed(task_for)(widths) for _ in range(4)) # start the workers, and let them import
             start = perf_counter()
             parts, cpu, memory = zip(*pool(delayed(timed_chunk)(widths, modes, some) for some in jobs))
             wall = perf_counter() - start
         found = join_saddles(list(parts), n)
         grad = found.grad_norm[found.converged]
-        P, each = sum(W[0].numel() for W in found.weights), stages(widths, modes)
-        rows.append([f"{widths}", f"{list(modes)}", f"{P}", f"{wall:.0f} s", f"{sum(cpu) / 2:.0f} s", " + ".join(f"{t:.2f}" for t in each), f"{max(memory) / 1024:.0f} MiB", f"{load:.1f}",
+        P = sum(W[0].numel() for W in found.weights)
+        rows.append([f"{widths}", f"{list(modes)}", f"{P}", f"{wall:.0f} s", f"{sum(cpu) / 2:.0f} s", " + ".join(f"{t:.2f}" for t in times), f"{max(memory) / 1024:.0f} MiB", f"{load:.1f}",
                      f"{int(found.converged.sum())}", f"{grad.median():.0e}", f"{grad.max():.0e}", f"{float(found.iterations.double().mean()):.1f} ({int(found.iterations.max())})",
                      f"{len(found.classes)}", f"{int(found.ambiguous.sum())}", ", ".join(f"{k}: {c}" for k, c in found.certificate.count().items()),
                      f"{found.diagnostics.rhat.max():.2f}", f"{found.acceptance:.2f}"])

@@ -325,7 +325,7 @@ def sample_saddles(
     lost = 0 if found.chains is None else int((~found.chains.isfinite().all(-1).all(-1)).sum())
     require(lost == 0 or lost < len(found.chains), "step_size", settings.get("step_size"), f"smaller: all {lost} chains diverged. The default for these settings is "
             f"{default_step(task, widths, found.modes, Settings(**settings | dict(step_size=None))):.1e}; small minibatches need less")
-    if lost: warnings.warn(f"{lost} of {len(found.chains)} chains diverged; their points are NaN and not counted as saddles. A smaller step_size helps")
+    if lost: warnings.warn(f"{lost} of {len(found.chains)} chains diverged; their points from then on are NaN and not counted as saddles. A smaller step_size helps")
     return found
 
 # %% ../nbs/12_saddles.ipynb #12-039
