@@ -192,7 +192,7 @@ if __name__ == "__main__":
             for (d, S), r in results.items()]
     speeds = [r["speed"] / 1e9 for r in results.values()]
     write_table("training", "Time of one step of SGD", columns, rows, [
-        f"µs of one processor core per run and step; float64, L = {DEPTH} layers of width d, minibatches of {BATCH} of {N} samples. The best of {ROUNDS} pieces of {PIECE:g} s CPU time each, all competitors in turn. "
+        f"µs of one processor core per run and step; float64, L = {DEPTH} layers of width d, minibatches of {BATCH} of {N} samples. The best of {ROUNDS} pieces of {PIECE:g} s CPU time or more, all competitors in turn. "
         f"limit: the operations of a step at the speed of BLAS on matrices of size {LARGE}, measured in the same turns ({min(speeds):.1f} to {max(speeds):.1f} GF/s). "
         f"The plain loop trains one run; its time is the same in both lines of a width. vmap and JAX get the order of the data for nothing, dln_nb draws it. Same weights after 20 steps from all but the plain loop, which shuffles by itself: checked to 1e-12."
         f" numba {version('numba')}" + (f", jax {version('jax')} with one thread." if jax else "; JAX is not installed here."),
