@@ -17,6 +17,8 @@ COMMANDS = { # what each does: the first line of its function's docstring
     "study": "Run a preset study, regimes × teachers; figures and a report.",
     "sweep": "Run all combinations of values of some fields, each --grid field=value,value,….",
     "status": "Show which experiments of a folder are done, diverged, running, failed, interrupted or waiting.",
+    "golden-path": "Run the grid of the golden path study: is GD one of the SGD runs? A file of summaries and a table of verdicts.",
+    "saddles": "Sample saddles, refine and certify them; a table of their classes and a figure.",
     "report": "Make the report of a folder from its stored results, without training.",
     "figures": "Make all figures of a folder from its stored results, for a paper, without training.",
 }
@@ -25,7 +27,7 @@ COMMANDS = { # what each does: the first line of its function's docstring
 def overview()->str:
     "The help of the program: its commands."
     return "\n".join([f"usage: dln_nb {{{','.join(COMMANDS)}}} [options]", "", main.__doc__, "",
-                      *(f"  {name:9} {what}" for name, what in COMMANDS.items()), "", "The options of a command: dln_nb COMMAND --help"])
+                      *(f"  {name:11} {what}" for name, what in COMMANDS.items()), "", "The options of a command: dln_nb COMMAND --help"])
 
 # %% ../nbs/18_cli.ipynb #18-007
 def main(
@@ -37,7 +39,7 @@ def main(
     try:
         if command not in COMMANDS: raise ValueError(f"command {command!r} is not there: it must be one of {', '.join(COMMANDS)}")
         commands = import_module("dln_nb.commands") # here, since PyTorch comes with it: the help of the program need not wait for that
-        tyro.cli(getattr(commands, command), prog=f"dln_nb {command}", args=options)
+        tyro.cli(getattr(commands, command.replace("-", "_")), prog=f"dln_nb {command}", args=options)
     except (ValueError, RuntimeError) as error:
         print(f"dln_nb: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -20,8 +20,9 @@ from .mode_coupling import mode_blocks, mode_coefficients, mode_strengths
 from .network import Weights
 from .task import Task, excess_loss
 from .theory import mode_strength
-from .trainer import DIVERGED, one_thread, train
+from .trainer import DIVERGED, train
 from .variables import MEASURES, Kept, Options
+from .workers import one_thread
 
 # %% ../nbs/17_comparison.ipynb #17-006
 OBSERVATIONS = 400 # loss and modes are observed about so often

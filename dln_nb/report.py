@@ -25,13 +25,14 @@ import xarray as xr
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .experiment import experiment_of, workers
+from .experiment import experiment_of
 from .network import REGIMES, require
 from .plots import FORMATS, PAGE, common_checkpoint, estimate, path_of, plot_distance, plot_escape_windows, plot_gaps, plot_losses, plot_overview, plot_patterns, save_figure, title_of
 from .plots_measures import crossing_text, plot_balance, plot_modes, plot_parameters, plot_spectra
 from .rank_patterns import AMBIGUOUS
 from .store import ResultError, check_folder, fingerprint, load, write_whole
 from .task import TEACHERS
+from .workers import workers
 
 # %% ../nbs/16_report.ipynb #16-006
 def _all_full(ds, at)->bool:

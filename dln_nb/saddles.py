@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import xarray as xr
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -36,6 +36,7 @@ from .proposals import Settings, atlas_points, chain_acceptance, chain_points, c
 from .refinement import refine_blocks
 from .strata import Stratum
 from .task import Task, gradient, loss
+from .workers import workers
 
 # %% ../nbs/12_saddles.ipynb #12-005
 _all_ = ["constraint_energy", "constraint_gradient", "critical_point", "residual_shapes", "residual_sigma", "to_normal_form", "zero_blocks", "Settings"] # to be had from here, too
@@ -289,11 +290,8 @@ def saddle_chunks(
     blocks, each = -(-n // draws), max(1, chunk // draws)
     args = dict(modes=modes, method=method, draws=draws, seed=seed, settings=Settings(**settings), tol=tol, max_iter=max_iter, singular=singular, certified=certified)
     jobs = [range(b, min(b + each, blocks)) for b in range(0, blocks, each)][skip:]
-    if n_jobs == 1:
-        yield from (saddle_chunk(task, widths, blocks=some, **args) for some in jobs)
-        return
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        yield from Parallel(n_jobs=n_jobs, return_as="generator")(delayed(saddle_chunk)(task, widths, blocks=some, **args) for some in jobs)
+    with workers(n_jobs):
+        yield from Parallel(return_as="generator")(delayed(saddle_chunk)(task, widths, blocks=some, **args) for some in jobs)
 
 # %% ../nbs/12_saddles.ipynb #12-029
 def sample_saddles(

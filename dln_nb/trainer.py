@@ -4,26 +4,24 @@
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'BLOCK', 'FRESH', 'DIVERGED', 'PIECE', 'STAY', 'KERNELS', 'epoch_length', 'epochs', 'minibatches',
-           'Block', 'data_blocks', 'Trajectory', 'reached', 'CheckpointRule', 'Steps', 'AllOf', 'one_thread',
-           'Training', 'CompiledTraining', 'check_training', 'train']
+           'Block', 'data_blocks', 'Trajectory', 'reached', 'CheckpointRule', 'Steps', 'AllOf', 'Training',
+           'CompiledTraining', 'check_training', 'train']
 
 # %% ../nbs/03_trainer.ipynb #03-004
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import kernel as compiled
 from .network import Weights, layer_widths, random_stream, require
 from .task import Task, backprop, check_fit, excess_loss
+from .workers import one_thread
 
 # %% ../nbs/03_trainer.ipynb #03-006
 SAMPLINGS = ("shuffle", "replacement", "stream")
@@ -212,23 +210,9 @@ class AllOf(CheckpointRule):
         return torch.cat([torch.zeros_like(k) if m is None else m for m, k in zip(masks, parts)], -1)
 
 # %% ../nbs/03_trainer.ipynb #03-027
-@cache
-def _libraries()->ThreadpoolController: return ThreadpoolController() # looking for them takes milliseconds
-
-# %% ../nbs/03_trainer.ipynb #03-028
-@contextmanager
-def one_thread():
-    "Torch and BLAS compute with one thread inside."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _libraries().limit(limits=1, user_api="blas"): yield
-    finally: torch.set_num_threads(before)
-
-# %% ../nbs/03_trainer.ipynb #03-030
 DIVERGED = 1e6 # a run whose loss exceeds its start by this factor has diverged
 
-# %% ../nbs/03_trainer.ipynb #03-031
+# %% ../nbs/03_trainer.ipynb #03-028
 class Training:
     "The state of a training, and how torch advances it."
     piece = 256 # steps between two updates of the progress bar
@@ -281,11 +265,11 @@ class Training:
             self.step += 1
             self.look()
 
-# %% ../nbs/03_trainer.ipynb #03-033
+# %% ../nbs/03_trainer.ipynb #03-030
 PIECE = 1e9 # floating-point operations in one call, about: a fraction of a second, after which a keyboard interrupt is heard
 STAY = 64 # steps that a run makes at least before it is the next run's turn
 
-# %% ../nbs/03_trainer.ipynb #03-034
+# %% ../nbs/03_trainer.ipynb #03-031
 class CompiledTraining(Training):
     "The state of a training, and how the compiled kernel advances it."
     def __init__(self, Ws, task, rule, **options):
@@ -318,7 +302,7 @@ class CompiledTraining(Training):
         self._call(block, a, b)
         self.step += b - a
 
-# %% ../nbs/03_trainer.ipynb #03-036
+# %% ../nbs/03_trainer.ipynb #03-033
 def _train(training, blocks, steps, observe, observe_every, bar):
     "Advance a training to its end, and observe it on the way."
     observed, block, at = {name: [] for name in observe}, None, 0
@@ -335,10 +319,10 @@ def _train(training, blocks, steps, observe, observe_every, bar):
         at += n
         bar.update(n)
 
-# %% ../nbs/03_trainer.ipynb #03-037
+# %% ../nbs/03_trainer.ipynb #03-034
 KERNELS = ("auto", "compiled", "torch")
 
-# %% ../nbs/03_trainer.ipynb #03-038
+# %% ../nbs/03_trainer.ipynb #03-035
 def check_training(
     Ws:Weights, task:Task, *, lr:float, steps:int, batch_size:int|None, runs:Sequence[int], sampling:str, record_every:int, observe_every:int, kernel:str, device:torch.device,
 )->None:
@@ -359,7 +343,7 @@ def check_training(
     if sampling == "stream": require(task.population is not None, "sampling", sampling, "shuffle or replacement for a task that is only data: there is no population to draw fresh samples from")
     else: require(task.X is not None, "sampling", sampling, "stream for a task that is the population itself")
 
-# %% ../nbs/03_trainer.ipynb #03-039
+# %% ../nbs/03_trainer.ipynb #03-036
 def train(
     Ws:Weights, # the start, W_l: (d_l, d_{l-1}), or (runs, d_l, d_{l-1}) for a start of its own for each run
     task:Task,

@@ -7,7 +7,7 @@ __all__ = ['PHASES', 'FACTORS', 'SMALL_START', 'by_phase', 'together', 'summaris
            'golden_path_grid']
 
 # %% ../nbs/16_verdicts.ipynb #16-003
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product as grid
 
@@ -20,6 +20,7 @@ from scipy.stats import bootstrap, false_discovery_control
 from .deviations import central_pvalue, combined_pvalue, outside_pvalue
 from .experiment import Experiment, experiment_of, initial_weights, make_task, stable_lr
 from .network import REGIMES, require
+from .store import FORMAT
 from .studies import REDUCED, moments, results_of
 from .task import TEACHERS
 from .variables import SPACES
@@ -75,10 +76,10 @@ def summarise(
 
 # %% ../nbs/16_verdicts.ipynb #16-015
 def collect(
-    results:Sequence[xr.Dataset],
+    results:Iterable[xr.Dataset], # one at a time will do
 )->xr.Dataset: # dimensions experiment, space, phase
     "The summaries of many experiments."
-    return xr.concat([summarise(ds) for ds in results], "experiment")
+    return xr.concat([summarise(ds) for ds in results], "experiment").assign_attrs(title="Is GD one of the SGD runs?", format=FORMAT)
 
 # %% ../nbs/16_verdicts.ipynb #16-016
 def _interval(x, confidence=.95):

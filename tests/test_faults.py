@@ -204,7 +204,7 @@ def threads():
 ONE = """
 import test_faults
 from joblib import Parallel, delayed
-from dln_nb.experiment import workers
+from dln_nb.workers import workers
 with workers(2): found = Parallel()(delayed(test_faults.threads)() for _ in range(6))
 print(json.dumps([os.getpid(), found]))
 """
