@@ -1,14 +1,20 @@
-"The site up to Quarto: nbdev processes every notebook, and Quarto would find all that its configuration names."
+"The site up to Quarto: nbdev processes every notebook, Quarto would find all that its configuration names, and every citation has its work."
+import importlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import ChainMap
 from pathlib import Path
 
+import pytest
 import yaml
 
 TOP = Path(__file__).resolve().parent.parent
+sys.path.append(str(TOP/"tools"))
+import citations
 
 # What nbdev_docs does before it calls Quarto; nbdev_proc_nbs would do the same, but installs a missing Quarto.
 PROCESS = """
@@ -39,8 +45,63 @@ def test_site_is_ready_to_render(tmp_path):
     for name, text in processed.items():
         assert f"output-file: {re.sub(r'^[0-9]+[a-z]*_', '', Path(name).stem)}.html" in text, name
 
+    front = "".join(json.loads(processed[citations.BIBLIOGRAPHY])["cells"][0]["source"])
+    assert yaml.safe_load(front.strip().strip("-"))["nocite"] == "@*", "nbdev makes front matter of the title cell"
+    assert citations.pages(site) == citations.pages(top/"nbs"), "no citation is lost or changed"
+
     assert not (site/"_quarto.yml").is_symlink(), "nbdev copies the file, not the link"
     config = yaml.safe_load((site/"_quarto.yml").read_text(encoding="utf-8"))
-    named = [*config["metadata-files"], config["format"]["html"]["css"]]
+    named = [*config["metadata-files"], config["format"]["html"]["css"], config["bibliography"]]
     assert all((site/name).exists() for name in named), named
     assert yaml.safe_load((site/"nbdev.yml").read_text())["project"]["output-dir"] == "_docs"
+
+
+def test_citations_and_references_agree():
+    works, pages = citations.entries(TOP/"nbs"), citations.pages(TOP/"nbs")
+    unknown = {name: extra for name, keys in pages.items() if (extra := set(keys) - works.keys())}
+    assert not unknown, f"cited, but not in nbs/references.bib: {unknown}"
+    idle = works.keys() - {key for keys in pages.values() for key in keys}
+    assert works and not idle, f"in nbs/references.bib, but cited nowhere: {sorted(idle)}"
+    poor = [key for key, work in works.items() if not {"author", "title", "year"} <= work.keys()
+            or not {"journal", "booktitle", "publisher", "eprint", "url", "doi"} & work.keys()]
+    assert not poor, f"without author, title, year or place of publication: {poor}"
+
+
+def test_no_citation_in_a_heading_or_title_cell():
+    "Headings are links and entries of the table of contents; of the title cell nbdev makes front matter."
+    for path in (TOP/"nbs").rglob("*.ipynb"):
+        cells = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown"]
+        heads = [line for cell in cells for line in cell.splitlines() if line.startswith("#")]
+        assert not any(citations.cited(text) for text in (*heads, cells[0])), path.name
+
+
+def test_page_of_all_works_is_in_step():
+    cells = json.loads((TOP/"nbs"/citations.BIBLIOGRAPHY).read_text(encoding="utf-8"))["cells"]
+    stored = ["".join(out["data"]["text/markdown"]) for c in cells for out in c.get("outputs", ())]
+    assert stored == [citations.table(TOP/"nbs")], "not what the notebooks cite: run nbs/bibliography.ipynb"
+
+
+def test_bibliography_is_read_strictly():
+    good = "@book{a1,\n  title = {The {T}},\n  year = {2000}\n}\n"
+    assert citations.read_entries(good) == {"a1": {"type": "book", "title": "The {T}", "year": "2000"}}
+    for bad in (good + good, good.replace("}},", "},"), good.replace(",\n  year", "\n  year"), "text\n" + good): # twice, braces, comma, not an entry
+        with pytest.raises(ValueError): citations.read_entries(bad)
+
+
+def test_citations_in_words():
+    works = citations.read_entries("@misc{a1,\n  author = {A, X. and De B, Y.},\n  year = {2000},\n  doi = {10.1/x}\n}\n")
+    assert citations.in_words("see [after @a1; @a1] and @a1, not `@a1`, $@a1$ or [x](y@a1)", works) == (
+        "see (after [A and De B, 2000](https://doi.org/10.1/x); [A and De B, 2000](https://doi.org/10.1/x)) and "
+        "[A and De B (2000)](https://doi.org/10.1/x), not `@a1`, $@a1$ or [x](y@a1)")
+
+
+def test_names_on_the_notation_page_exist():
+    cells = json.loads((TOP/"nbs"/"notation.ipynb").read_text(encoding="utf-8"))["cells"]
+    lines = [line.split("|")[1:-1] for c in cells if c["cell_type"] == "markdown" for line in "".join(c["source"]).splitlines()]
+    rows = [line for line in lines if len(line) == 5] # symbol, meaning, shape, in code, page
+    package = ChainMap(*(vars(importlib.import_module(f"dln_nb.{p.stem}")) for p in sorted((TOP/"dln_nb").glob("[a-z]*.py"))))
+    named = {name for row in rows for name in re.findall(r"`([A-Za-z_]\w*(?:\.\w+)?)`", row[3]) if name != "widths"}
+    fields = lambda owner: {*dir(owner), *getattr(owner, "__dataclass_fields__", ())}
+    wrong = [name for name in named if name.split(".")[0] not in package
+             or "." in name and name.split(".")[1] not in fields(package[name.split(".")[0]])]
+    assert len(named) > 80 and not wrong, f"in the tables of notation.ipynb, but not in the package: {wrong}"

@@ -14,12 +14,13 @@ import nbformat
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
+from citations import VERBATIM, entries, in_words
+
 TOP = Path(__file__).resolve().parent.parent
 FILES = "README_files"
 
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(.*?)\s*$")
-# code and formulas stay as they are; links in the rest are rewritten
-VERBATIM = re.compile(r"(^```.*?^```|``.+?``|`[^`\n]+`|\$\$.+?\$\$|\$[^$\n]+\$)", re.DOTALL | re.MULTILINE)
+# code and formulas stay as they are (VERBATIM); links in the rest are rewritten
 LINK = re.compile(r"""(\]\(|(?:src|href)=["'])([^)\s"']+)""")
 
 
@@ -39,13 +40,13 @@ def from_top(target, folder):
     return posixpath.normpath(posixpath.join(folder, target))
 
 
-def markdown(source, folder):
-    "A markdown cell for the README: no front matter, links that hold from the top."
+def markdown(source, folder, works):
+    "A markdown cell for the README: no front matter, citations in words, links that hold from the top."
     source = re.sub(r"\A---\s*\n.*?\n---\s*(\n|\Z)", "", source, flags=re.DOTALL)
     if source.startswith("# "):
         # `- key: value` below the title is nbdev's other front matter
         source = re.sub(r"^- [\w-]+: .*\n?", "", source, flags=re.MULTILINE)
-    parts = VERBATIM.split(source)
+    parts = VERBATIM.split(in_words(source, works))
     parts[::2] = [LINK.sub(lambda m: m[1] + from_top(m[2], folder), part) for part in parts[::2]]
     return "".join(parts).strip("\n")
 
@@ -59,10 +60,10 @@ def kept_outputs(outputs):
         yield out
 
 
-def readme_cells(nb, folder):
+def readme_cells(nb, folder, works):
     for cell in nb.cells:
         if cell.cell_type == "markdown":
-            cell.source = markdown(cell.source, folder)
+            cell.source = markdown(cell.source, folder, works)
             if cell.source: yield cell
         elif cell.cell_type == "code":
             marks = directives(cell.source)
@@ -76,7 +77,7 @@ def readme_cells(nb, folder):
 def build(notebook):
     "The README's text and its pictures, `{relative path: bytes}`."
     nb = nbformat.read(notebook, as_version=4)
-    nb.cells = list(readme_cells(nb, notebook.parent.name))
+    nb.cells = list(readme_cells(nb, notebook.parent.name, entries(notebook.parent)))
     nb.metadata["language_info"] = {"name": "python"}  # cleaned notebooks lack it; it names the fences
     config = Config()
     config.MarkdownExporter.display_data_priority = [
