@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from scipy.stats import bootstrap, false_discovery_control
 
-from .deviations import central_pvalue, combined_pvalue, outside_pvalue
+from .deviations import central_pvalue, outside_pvalue, share_pvalue
 from .experiment import Experiment, experiment_of, initial_weights, make_task, stable_lr
 from .network import REGIMES, require
 from .store import FORMAT
@@ -116,7 +116,7 @@ def verdict_table(
     phases:Sequence[str]=PHASES, # which rows, of `PHASES` and `EACH`
     level:float=.05, # false discovery rate over all rows and both tests, in (0, 1)
 )->pd.DataFrame:
-    "A verdict for each space and phase: is GD outside the cloud of SGD runs, one of them, or in its centre?"
+    "A verdict for each space and phase: is GD outside the cloud of SGD runs, one of them, in its centre, or now this, now that (mixed)?"
     require(0 < level < 1, "level", level, "in (0, 1)")
     require(all(f in summary.coords for f in by), "by", tuple(by), f"of {', '.join(map(str, summary.coords))}")
     flat = summary[["outside_p", "central_p", "effect", "distance", "spread"]].to_dataframe().reset_index().dropna(subset="outside_p")
@@ -125,11 +125,11 @@ def verdict_table(
         low, high = _interval(group.effect.to_numpy())
         rows.append(dict(zip([*by, "space", "phase"], key)) | dict(
             experiments=len(group), distance=group.distance.median(), spread=group.spread.median(), effect=group.effect.median(), low=low, high=high,
-            outside_p=combined_pvalue(group.outside_p), central_p=combined_pvalue(group.central_p), outside_share=(group.outside_p <= .05).mean()))
+            outside_share=(group.outside_p <= .05).mean(), central_share=(group.central_p <= .05).mean(), outside_p=share_pvalue(group.outside_p), central_p=share_pvalue(group.central_p)))
     table = pd.DataFrame(rows)
     q = false_discovery_control(np.concatenate([table.outside_p, table.central_p]))
     table["outside_q"], table["central_q"] = np.split(q, 2)
-    table["verdict"] = np.where(table.outside_q <= level, "outside", np.where(table.central_q <= level, "central", "one of them"))
+    table["verdict"] = np.array([["one of them", "central"], ["outside", "mixed"]])[(table.outside_q <= level).astype(int), (table.central_q <= level).astype(int)]
     order = {name: k for k, name in enumerate((*REGIMES, *TEACHERS, *SPACES, *PHASES, *EACH))}
     return table.sort_values([*by, "space", "phase"], key=lambda column: column.map(lambda x: order.get(x, x))).reset_index(drop=True)
 
