@@ -161,13 +161,13 @@ def check_refinement(x, tol, goal, max_iter, damping, balance_every)->None: # se
 def in_chunks(
     system:System,
     x:Tensor,  # (n, D)
-    chunk:int|None, # points solved at a time ≥ 1; None: as many as fit into 16 MiB, 128 at most
+    chunk:int|None, # points solved at a time ≥ 1; None: as many as fit into 8 MiB, 128 at most: larger arrays are asked of the system anew each time
     balance:Callable[[Tensor], Tensor],
     options:dict, # of `levenberg_marquardt`
 )->Refined:
     "Solve a system from many points, some at a time."
     require(chunk is None or isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "None or an integer ≥ 1")
-    chunk = chunk or min(128, max(1, 2**24 // (8 * max(1, x.shape[1])**2)))
+    chunk = chunk or min(128, max(1, 2**23 // (8 * max(1, x.shape[1])**2)))
     return Refined(*map(torch.cat, zip(*(levenberg_marquardt(system, part, balance=balance, **options) for part in x.split(chunk)))))
 
 # %% ../nbs/12_refinement.ipynb #12-031

@@ -14,6 +14,7 @@ from multiprocessing.util import Finalize
 
 import torch
 from joblib import parallel_config
+from joblib.executor import MemmappingExecutor
 from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import ThreadpoolController
 
@@ -35,8 +36,9 @@ def one_thread():
 
 # %% ../nbs/02_workers.ipynb #02-010
 def end_workers()->None:
-    "End idle local processes."
-    get_reusable_executor(reuse=True).shutdown()
+    "End idle local processes, and remove what they shared."
+    pool = get_reusable_executor(reuse=True)
+    pool.terminate() if isinstance(pool, MemmappingExecutor) else pool.shutdown()
 
 # %% ../nbs/02_workers.ipynb #02-011
 @contextmanager
@@ -51,7 +53,7 @@ def workers(
     elif n_jobs == 1:
         with parallel_config(backend="sequential"): yield
     else:
-        if parent_process() is not None: Finalize(None, end_workers, exitpriority=10) # before it waits for its children
+        if parent_process() is not None: Finalize(None, end_workers, exitpriority=100) # before it closes their queues and waits for them
         with parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1): yield
 
 # %% ../nbs/02_workers.ipynb #02-012
