@@ -143,7 +143,7 @@ def misnamed(word, page_module=None, words=frozenset()):
         return None if known else f"`{word}`: not in dln_nb"
     homes = HOMES.get(plain, [])
     if len(homes) > 1 and page_module != homes[0]: return f"`{word}` is in {', '.join(homes)}: nbdev links to the first; name the module"
-    if homes or all(part in WORDS | words for part in plain.split(".")) or "." in plain and find_spec(plain.split(".")[0]): return None
+    if homes or (TOP/plain).exists() or all(part in WORDS | words for part in plain.split(".")) or "." in plain and find_spec(plain.split(".")[0]): return None
     return f"`{word}`: no symbol of dln_nb or of a library, and nowhere in its code or that of this page"
 
 
@@ -157,7 +157,8 @@ def test_a_wrong_name_is_found():
 
 @each_notebook
 def test_names_in_backticks_exist(name):
-    words = set(re.findall(r"\w+", "\n".join(source(c) for c in raw(name)["cells"] if c["cell_type"] == "code")))
+    shown = [source(c) for c in raw(name)["cells"] if c["cell_type"] == "code"] + [block[0] for text in markdown(name) for block in FENCE.finditer(text)]
+    words = set(re.findall(r"\w+", "\n".join(shown)))
     own = next((m for m, symbols in MODULES.items() if any(SYMBOLS[s].split("#")[0] == page_of(NBS/name) for s in symbols)), None)
     wrong = [error for text in markdown(name) for line in FENCE.sub("", text).splitlines() for word in re.findall(r"`([^`\s]+)`", line) if (error := misnamed(word, own, words))]
     assert not wrong, "\n".join(wrong)
@@ -170,11 +171,11 @@ def test_names_in_backticks_exist(name):
 BASE = set("""
     alpha beta gamma delta epsilon varepsilon eta theta kappa lambda mu nu xi pi rho sigma tau chi psi Delta Theta Lambda Sigma Phi ell
     sum prod int partial nabla infty top perp dots cdots cdot times otimes pm mp mapsto to leftarrow langle rangle
-    le ge ne neq gg sim approx propto in ni notin mid min max inf exp ln log cos tanh sinh arctan bmod
+    le ge ne neq gg sim approx propto subset in ni notin mid min max inf exp ln log cos tanh sinh arctan bmod
     frac sqrt hat bar dot tilde overline underbrace left right big Big bigl bigr Bigl Bigr
     mathcal mathbf mathbb mathrm mathsf rm text quad qquad begin end
 """.split()) | set(",;! {}|\\#")
-AMS = set("operatorname lVert rVert tfrac binom lesssim".split())
+AMS = set("operatorname lvert rvert lVert rVert tfrac binom lesssim".split())
 ENVIRONMENTS = {"pmatrix"}
 
 
