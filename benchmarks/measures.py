@@ -12,8 +12,8 @@ from dln_nb.network import partial_products
 from dln_nb.trainer import Steps, train
 from dln_nb.variables import MEASURES, Kept, Options
 
-CASES = [dict(width=16, depth=4), dict(width=64), dict(width=256)]
-RUNS, CHECKPOINTS = 8, 12
+CASES = [dict(width=16, depth=4), dict(width=64), dict(width=128)]
+RUNS, CHECKPOINTS = 4, 6
 OPTIONS = Options(eps=(1e-5, .01), n_boot=200)
 
 
@@ -34,7 +34,7 @@ def svdvals(*kept:Kept)->None:
 
 def times(e:Experiment)->dict[str, float]: # processor seconds for each network at a checkpoint
     gd, sgd = trained(e)
-    n, task, clock = (1 + RUNS) * CHECKPOINTS, make_task(e), partial(seconds, repeats=3, clock=time.process_time)
+    n, task, clock = (1 + RUNS) * CHECKPOINTS, make_task(e), partial(seconds, repeats=1, clock=time.process_time)
     fresh = lambda: tuple(Kept(k.weights, k.present) for k in (gd, sgd)) # without the singular values computed before
     found = {"plain svdvals": clock(lambda: svdvals(gd, sgd)), "singular values, accurate": clock(lambda: [k.singular_values for k in fresh()])}
     for name, measure in MEASURES.items(): found[name] = clock(lambda: measure(gd, sgd, task, OPTIONS)) # singular values are there: computed once for all measures
@@ -47,5 +47,5 @@ if __name__ == "__main__":
     names = list(next(iter(results.values())))
     rows = [[name, *(f"{1e6 * r[name]:.0f} ({r[name] / r['plain svdvals']:.2g})" for r in results.values())] for name in names]
     write_table("measures", "Cost of the measures", ["", *results], rows, [
-        f"µs of processor time for each network at a checkpoint (in parentheses: relative to plain `torch.linalg.svdvals` of all partial products), {1 + RUNS} runs at {CHECKPOINTS} checkpoints, median of three. "
+        f"µs of processor time for each network at a checkpoint (in parentheses: relative to plain `torch.linalg.svdvals` of all partial products), {1 + RUNS} runs at {CHECKPOINTS} checkpoints, once, after a first time that does not count. "
         "The plain spectra lose everything below 1e-16 of the largest singular value; the accurate ones are right to the floor of 1e-30. They are computed once for rank patterns, spectra and deviations, whose rows are what comes on top: thresholds, statistics and bootstrap bands (200 resamples). gauge and deviations rotate hidden layers into each other."])

@@ -507,7 +507,7 @@ def _make_all(experiments, out, n_jobs, scheduler, device, progress, done)->list
         alone = n_jobs if len(todo) == 1 and scheduler is None else 1 # a single experiment may have all processes for its runs
         busy, shown = [], progress and scheduler is None and (n_jobs == 1 or alone > 1)
         with workers(n_jobs if alone == 1 else 1, scheduler):
-            for e, outcome in Parallel(return_as="generator_unordered")(delayed(_make)(e, out, device, shown, alone) for e in todo):
+            for e, outcome in Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs" if scheduler is None else "all")(delayed(_make)(e, out, device, shown, alone) for e in todo):
                 if outcome == "busy": busy.append(e); continue
                 if outcome is not None: failed.append((e, outcome))
                 done()

@@ -20,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from time import strftime
 from typing import NamedTuple
+from uuid import uuid4
 
 import h5netcdf
 import h5py
@@ -55,14 +56,14 @@ def write_whole(
     data:bytes,
 )->Path:
     "Write a file: all of it, or nothing."
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp", delete=False) as file:
-        try:
+    part = path.with_name(f".{path.name}-{uuid4().hex}.tmp") # readable for whom any new file is
+    try:
+        with open(part, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno()) # on the disk before it gets its name
-            os.replace(file.name, path)
-        finally:
-            with suppress(FileNotFoundError): os.unlink(file.name)
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/13_store.ipynb #13-012
@@ -215,6 +216,7 @@ def _lock(file)->bool: # False: somebody else holds it
     if fcntl is None: return True
     try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError: return False
+    except OSError: pass # a file system without locks: two may then do the same work, with the same result
     return True
 
 # %% ../nbs/13_store.ipynb #13-039

@@ -7,7 +7,7 @@ __all__ = ['one_thread', 'end_workers', 'workers', 'cluster']
 
 # %% ../nbs/02_workers.ipynb #02-004
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import parent_process
 from multiprocessing.util import Finalize
@@ -67,6 +67,8 @@ def cluster(
     try: client = Client(scheduler, timeout=10)
     except (OSError, ValueError) as error: raise ValueError(f"scheduler={scheduler!r} is not allowed: scheduler must be the address of a running Dask scheduler ({error})") from None
     with client:
+        with suppress(TimeoutError): client.wait_for_workers(2, timeout=5)
         threads = client.nthreads()
-        require(bool(threads) and set(threads.values()) == {1}, "scheduler", scheduler, f"a cluster with workers of one thread each (dask worker --nthreads 1 --nworkers …); it has {len(threads)} workers with {sorted(set(threads.values()))} threads")
+        require(set(threads.values()) <= {1}, "scheduler", scheduler, f"a cluster with workers of one thread each (dask worker --nthreads 1 --nworkers …); it has workers with {sorted(set(threads.values()))} threads")
+        require(len(threads) > 1, "scheduler", scheduler, f"a cluster with two workers or more; it has {len(threads)}, and with fewer than two joblib works in this process")
         yield

@@ -253,4 +253,6 @@ def test_cluster_must_have_single_threads(tmp_path):
     from distributed import LocalCluster
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         with pytest.raises(ValueError, match="workers of one thread each"): sweep(GRID[:1], tmp_path, scheduler=cluster.scheduler_address, progress=False)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        with pytest.raises(ValueError, match="two workers or more"): sweep(GRID[:1], tmp_path, scheduler=cluster.scheduler_address, progress=False)
     with pytest.raises(ValueError, match="address of a running Dask scheduler"): sweep(GRID[:1], tmp_path, scheduler="nowhere", progress=False)
