@@ -72,8 +72,8 @@ def check_integers(
     low:int, # smallest allowed value
     *names:str, # of fields
 )->None:
-    "Refuse what is no integer, or too small; None only where it is the default."
-    optional = {f.name for f in fields(e) if f.default is None}
+    "Refuse what is no integer, or too small; None only where the field may be None."
+    optional = {f.name for f in fields(e) if f.type == int | None}
     for name in names:
         value = getattr(e, name)
         require(value is None and name in optional or _is_integer(value) and value >= low, name, value, f"an integer ≥ {low}" + " or None" * (name in optional))
@@ -118,6 +118,11 @@ class TaskFields:
     def samples(self)->int|None: # None: the population
         "The number of data samples."
         return self.n if DATA[self.data] is None else DATA[self.data][0]
+
+    @property
+    def key(self)->str: # 12 hexadecimal digits
+        "Hash of everything that determines the result."
+        return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../nbs/14_experiment.ipynb #14-011
 @dataclass(frozen=True)
@@ -196,11 +201,6 @@ class Experiment(TaskFields):
         "A short name for figures: regime (and γ where it is not the pick for the regime) and teacher (or data)."
         usual = self.gamma is None or self.gamma == regime_gamma(self.regime, self.depth)
         return f"{self.regime}{'' if usual else f' (γ = {self.gamma:g})'}, {self.teacher if self.data == 'gaussian' else self.data}"
-
-    @property
-    def key(self)->str: # 12 hexadecimal digits
-        "Hash of everything that determines the result."
-        return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def filename(self)->str:

@@ -7,7 +7,6 @@ __all__ = ['SaddleSample', 'mode_sets', 'chunk_paths', 'store_saddles', 'load_sa
            'report_saddles']
 
 # %% ../nbs/16_saddle_samples.ipynb #16-004
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -62,11 +61,6 @@ class SaddleSample(TaskFields):
     def widths(self)->tuple[int, ...]: # (d_0, …, d_L)
         "The widths of all layers."
         return (self.ends[0], *self.hidden, self.ends[1])
-
-    @property
-    def key(self)->str: # 12 hexadecimal digits
-        "Hash of everything that determines the result."
-        return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self)->str:
