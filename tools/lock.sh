@@ -9,9 +9,9 @@ PYTHON=${PYTHON:-python3.11}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 "$PYTHON" -m venv "$dir/venv"
-# word splitting is meant: one requirement per word
+# soupsieve 3 and later want Python 3.11.5; word splitting is meant: one requirement per word
 # shellcheck disable=SC2046
-"$dir/venv/bin/python" -m pip install -qq "torch==$TORCH" $("$PYTHON" - <<'PY'
+"$dir/venv/bin/python" -m pip install -qq "torch==$TORCH" "soupsieve<3" $("$PYTHON" - <<'PY'
 from configparser import ConfigParser
 cfg = ConfigParser(delimiters=["="]); cfg.read("settings.ini"); cfg = cfg["DEFAULT"]
 print(cfg["requirements"], cfg["dev_requirements"])
@@ -20,7 +20,7 @@ PY
 {
   echo "# Every package that dln_nb and its development tools install, at the version they were tested with."
   echo "# Made by \`make constraints\` (tools/lock.sh): a fresh environment of Python $("$PYTHON" -c 'import platform; print(platform.python_version())'),"
-  echo "# pip install of the requirements in settings.ini with torch==$TORCH, then pip freeze."
+  echo "# pip install of the requirements in settings.ini with torch==$TORCH (and soupsieve<3, for Python below 3.11.5), then pip freeze."
   echo "# Local version labels (+cpu) are cut, so that any build of that PyTorch fits."
   # pip itself is no requirement; what PyTorch brings for one accelerator only is its own matter
   "$dir/venv/bin/python" -m pip freeze --all --exclude pip --exclude wheel |
