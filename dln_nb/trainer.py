@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'BLOCK', 'FRESH', 'DIVERGED', 'PIECE', 'STAY', 'KERNELS', 'epoch_length', 'epochs', 'minibatches',
-           'Block', 'data_blocks', 'Trajectory', 'reached', 'CheckpointRule', 'Steps', 'AllOf', 'Training',
-           'CompiledTraining', 'check_training', 'train']
+           'Block', 'data_blocks', 'Trajectory', 'reached', 'CheckpointRule', 'Steps', 'AllOf', 'Training', 'sgd_step',
+           'InductorTraining', 'CompiledTraining', 'check_training', 'train']
 
 # %% ../nbs/03_trainer.ipynb #03-004
 from collections.abc import Callable, Iterator, Sequence
@@ -266,10 +266,34 @@ class Training:
             self.look()
 
 # %% ../nbs/03_trainer.ipynb #03-030
+def sgd_step(
+    Ws:Weights, # W_l: (runs, d_l, d_{l-1})
+    x:Tensor,   # (runs, b, d_0)
+    y:Tensor,   # (runs, b, d_L)
+    rate:Tensor, # η over the number of samples that the gradient is a mean of: ()
+)->Weights:
+    "The weights after one step of all runs."
+    h, delta = backprop(Ws, x, y)
+    return tuple(W - rate * (d.mT @ a) for W, d, a in zip(Ws, delta, h))
+
+# %% ../nbs/03_trainer.ipynb #03-031
+class InductorTraining(Training):
+    "The state of a training, and how a step compiled by torch advances it."
+    def __init__(self, Ws, task, rule, **options):
+        super().__init__(Ws, task, rule, **options)
+        self._compiled = torch.compile(sgd_step, mode="reduce-overhead", dynamic=False)
+        self._rates = {} # a tensor on the device for each size of a minibatch
+
+    def update(self, block, t):
+        index, divisor = block.order[:, block.first[t]:block.first[t] + block.size[t]], int(block.divisor[t])
+        rate = self._rates.setdefault(divisor, torch.tensor(self.lr / divisor, dtype=torch.float64, device=self._all.device))
+        for W, new in zip(self.Ws, self._compiled(tuple(self.Ws), block.X[index], block.Y[index], rate)): W.copy_(new)
+
+# %% ../nbs/03_trainer.ipynb #03-033
 PIECE = 1e9 # floating-point operations in one call, about: a fraction of a second, after which a keyboard interrupt is heard
 STAY = 64 # steps that a run makes at least before it is the next run's turn
 
-# %% ../nbs/03_trainer.ipynb #03-031
+# %% ../nbs/03_trainer.ipynb #03-034
 class CompiledTraining(Training):
     "The state of a training, and how the compiled kernel advances it."
     def __init__(self, Ws, task, rule, **options):
@@ -302,7 +326,7 @@ class CompiledTraining(Training):
         self._call(block, a, b)
         self.step += b - a
 
-# %% ../nbs/03_trainer.ipynb #03-033
+# %% ../nbs/03_trainer.ipynb #03-036
 def _train(training, blocks, steps, observe, observe_every, bar):
     "Advance a training to its end, and observe it on the way."
     observed, block, at = {name: [] for name in observe}, None, 0
@@ -319,10 +343,10 @@ def _train(training, blocks, steps, observe, observe_every, bar):
         at += n
         bar.update(n)
 
-# %% ../nbs/03_trainer.ipynb #03-034
-KERNELS = ("auto", "compiled", "torch")
+# %% ../nbs/03_trainer.ipynb #03-037
+KERNELS = ("auto", "compiled", "torch", "inductor")
 
-# %% ../nbs/03_trainer.ipynb #03-035
+# %% ../nbs/03_trainer.ipynb #03-038
 def check_training(
     Ws:Weights, task:Task, *, lr:float, steps:int, batch_size:int|None, runs:Sequence[int], sampling:str, record_every:int, observe_every:int, kernel:str, device:torch.device,
 )->None:
@@ -337,13 +361,13 @@ def check_training(
     require(len(runs) >= 1 and all(r >= 0 for r in runs), "runs", list(runs), "a number ≥ 1, or a sequence of run numbers ≥ 0")
     require(sampling in SAMPLINGS, "sampling", sampling, f"one of {', '.join(SAMPLINGS)}")
     require(kernel in KERNELS, "kernel", kernel, f"one of {', '.join(KERNELS)}")
-    require(kernel != "compiled" or device.type == "cpu", "kernel", kernel, f"auto or torch on the device {device}")
+    require(kernel != "compiled" or device.type == "cpu", "kernel", kernel, f"auto, torch or inductor on the device {device}")
     if batch_size is None: return
     require(isinstance(batch_size, (int, np.integer)) and 1 <= batch_size and (sampling == "stream" or batch_size <= task.n), "batch_size", batch_size, f"an integer in 1 … n = {task.n}, or None for full-batch gradient descent")
     if sampling == "stream": require(task.population is not None, "sampling", sampling, "shuffle or replacement for a task that is only data: there is no population to draw fresh samples from")
     else: require(task.X is not None, "sampling", sampling, "stream for a task that is the population itself")
 
-# %% ../nbs/03_trainer.ipynb #03-036
+# %% ../nbs/03_trainer.ipynb #03-039
 def train(
     Ws:Weights, # the start, W_l: (d_l, d_{l-1}), or (runs, d_l, d_{l-1}) for a start of its own for each run
     task:Task,
@@ -359,7 +383,7 @@ def train(
     observe:dict[str, Callable[[Weights], Tensor]]|None=None, # small functions of the weights to record: from W_l (runs, d_l, d_{l-1}) to (runs, …)
     observe_every:int=1, # they are recorded at every such step, and at the last
     device=None,    # where to compute; None: where the weights are
-    kernel:str="auto", # "compiled" (CPU) | "torch" (any device) | "auto": compiled on the CPU, torch elsewhere; equal to rounding
+    kernel:str="auto", # "compiled" (CPU) | "torch" (any device) | "inductor": torch, the step compiled, which takes a minute first | "auto": compiled on the CPU, torch elsewhere; equal to rounding
     progress:bool=True, # show a progress bar
 )->Trajectory:
     "Train by GD or SGD, several runs at once."
@@ -370,7 +394,7 @@ def train(
     rule.check(task, len(runs), steps)
     rule = rule.resolve(lambda: train(Ws, task, **options))
     blocks = data_blocks(task := task.to(device), runs, batch_size=batch_size, seed=seed, sampling=sampling, steps=steps, device=device)
-    Kind = CompiledTraining if kernel == "compiled" or kernel == "auto" and device.type == "cpu" else Training
+    Kind = {"compiled": CompiledTraining, "torch": Training, "inductor": InductorTraining}["compiled" if kernel == "auto" and device.type == "cpu" else kernel.replace("auto", "torch")]
     with one_thread(), torch.no_grad(), tqdm(total=steps, desc="GD" if batch_size is None else f"SGD × {len(runs)}", disable=not progress, leave=False) as bar:
         training = Kind(Ws, task, rule, n_runs=len(runs), lr=lr, steps=steps, batch_size=batch_size, record_every=record_every)
         observed = _train(training, blocks, steps, observe or {}, observe_every, bar)

@@ -207,3 +207,14 @@ print(json.dumps([allocated(10), allocated(1000)]))
 """
     few, many = python(script, NUMBA_NRT_STATS="1")
     assert few == many > 0
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
+def test_step_compiled_by_torch_agrees():
+    "The same losses, weights and checkpoints as torch step by step, the smaller last minibatches of the epochs among them."
+    start, task, options = case(1)
+    results = [train(start, task, kernel=name, **options) for name in ("torch", "inductor")]
+    one, other = results
+    assert torch.equal(one.checkpoint_steps, other.checkpoint_steps)
+    torch.testing.assert_close(other.excess, one.excess, rtol=1e-10, atol=1e-12)
+    for a, b in zip(one.final, other.final): torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
