@@ -20,7 +20,7 @@ from matplotlib.image import imsave
 from .comparison import Comparison
 from .mode_coupling import mode_blocks
 from .network import require
-from .plots import GD, GUIDE, SGD, _triangle
+from .plots import GD, GUIDE, SGD, draw_triangle
 from .rank_patterns import THRESHOLDS
 from .spectra import existing_values
 
@@ -190,7 +190,7 @@ def draw_ranks(
     for g, (kind, values, color) in enumerate((("GD", gd, GD), ("SGD, mean", sgd, SGD), ("GD − SGD", gd - sgd, "k"))):
         colours = dict(cmap="PuOr", vmin=-spread, vmax=spread) if g == 2 else dict(cmap="viridis", vmin=0, vmax=min(c.experiment.widths))
         before = len(ax.texts)
-        _triangle(ax, values.numpy(), g * size, 0, g == 2, **colours)
+        draw_triangle(ax, values.numpy(), g * size, 0, difference=g == 2, **colours)
         for text in ax.texts[before:]: text.set_fontsize(10 if L < 5 else 7)
         ax.annotate(kind, (g * size + L/2, 0), (0, 4), textcoords="offset points", ha="center", color=color, fontsize=10)
     ax.set(xlim=(0, 2 * size + L), ylim=(L, 0), xlabel="last layer j", ylabel="first layer i")

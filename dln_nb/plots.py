@@ -6,11 +6,13 @@
 __all__ = ['COLUMN', 'PAGE', 'STYLE', 'GD', 'SGD', 'GUIDE', 'THRESHOLD', 'DISTANCES', 'FORMATS', 'new_figure', 'styled',
            'layer_style', 'title_of', 'count_of', 'path_of', 'estimate', 'aligned', 'common_checkpoint', 'escape_times',
            'mark_escapes', 'tick_text', 'log_y', 'legend_below', 'plot_losses', 'key_checkpoints', 'largest_difference',
-           'plot_triangles', 'plot_patterns', 'draw_band', 'distance_lines', 'largest_of', 'plot_distance',
-           'plot_escape_windows', 'smallest_gap', 'share_below', 'plot_gaps', 'plot_overview', 'save_figure']
+           'short', 'draw_triangle', 'plot_triangles', 'plot_patterns', 'draw_band', 'distance_lines', 'largest_of',
+           'plot_distance', 'plot_escape_windows', 'smallest_gap', 'share_below', 'plot_gaps', 'plot_overview',
+           'save_figure']
 
 # %% ../nbs/15_plots.ipynb #15-004
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -227,20 +229,36 @@ def _difference_finding(rows, gd, sgd)->str:
     return "GD and SGD differ by at most " + ", ".join(f"{d:.2g} {moment}" for moment, d in largest.items() if np.isfinite(d))
 
 # %% ../nbs/15_plots.ipynb #15-042
-def _triangle(ax, values, x, y, difference, **colours):
-    "A triangle of numbers over i ≤ j with its upper left corner at (x, y)."
+def short(
+    value:float,
+    *,
+    signed:bool=False, # write the plus of a positive number
+)->str:
+    "A number in few characters: an integer without decimals, a fraction with two and without the zero before them."
+    text = f"{value:{'+' if signed and value > 0 else ''}.{0 if value == round(value) else 2}f}"
+    return re.sub(r"(?<!\d)0\.", ".", text)
+
+# %% ../nbs/15_plots.ipynb #15-044
+def draw_triangle(
+    ax:Axes,
+    values:np.ndarray, # over (i, j), (L, L); what is below the diagonal is left out
+    x:float, y:float,  # upper left corner
+    *,
+    difference:bool,   # are these differences? then white figures stand on both dark ends of the colours
+    **colours,         # of `pcolormesh`
+)->None:
+    "A triangle of numbers over i ≤ j."
     L = len(values)
     upper = np.where(np.triu(np.ones((L, L))) > 0, values, np.nan)
     mesh = ax.pcolormesh(x + np.arange(L + 1), y + np.arange(L + 1), upper, **colours)
     for i, j in zip(*np.nonzero(np.isfinite(upper))):
-        value = upper[i, j]
-        shade = mesh.norm(value)
+        shade = mesh.norm(upper[i, j])
         dark = abs(shade - .5) > .35 if difference else shade < .55
-        text = f"{'+' if difference and value > 0 else ''}{value:.{0 if value == round(value) else 2}f}".replace("0.", ".")
+        text = short(upper[i, j], signed=difference)
         ax.text(x + j + .5, y + i + .5, text, ha="center", va="center", fontsize=5 if len(text) < 4 else 4, color="w" if dark else "k")
     if not np.isfinite(upper).any(): ax.text(x + L/2, y + L/2, "missing", ha="center", va="center", fontsize=5)
 
-# %% ../nbs/15_plots.ipynb #15-043
+# %% ../nbs/15_plots.ipynb #15-045
 @styled
 def plot_triangles(
     ds:xr.Dataset, # result of `experiment.run`
@@ -262,7 +280,7 @@ def plot_triangles(
             c = list(moment.values())[g]
             for column, (kind, values) in enumerate((("GD", gd[c]), ("SGD", sgd[c]), ("GD − SGD", gd[c] - sgd[c]))):
                 x, y = column * size, row * size
-                _triangle(ax, values, x, y, "−" in kind, **(dict(cmap="PuOr", vmin=-spread, vmax=spread) if "−" in kind else dict(cmap="viridis", vmin=low, vmax=high)))
+                draw_triangle(ax, values, x, y, difference="−" in kind, **(dict(cmap="PuOr", vmin=-spread, vmax=spread) if "−" in kind else dict(cmap="viridis", vmin=low, vmax=high)))
                 if row == 0: ax.text(x + L/2, y - .15, kind, ha="center", va="bottom", fontsize=6, color=dict(GD=GD, SGD=SGD).get(kind, "k"))
         _triangle_axes(ax, L, size, len(rows))
         ax.set_title(list(rows[0][1])[g] if rows else "")
@@ -271,7 +289,7 @@ def plot_triangles(
     fig.suptitle(f"{title_of(ds)}; {title}\n{_difference_finding(rows, gd, sgd)} (mean of {ds.sizes['run']} runs)")
     return fig
 
-# %% ../nbs/15_plots.ipynb #15-044
+# %% ../nbs/15_plots.ipynb #15-046
 def _triangle_axes(ax, L, size, n_rows):
     "Limits and ticks of a picture of triangles."
     ax.set(xlim=(-.1, 3 * size), ylim=(max(1, n_rows) * size - .4, -.9), aspect="equal")
@@ -281,7 +299,7 @@ def _triangle_axes(ax, L, size, n_rows):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
-# %% ../nbs/15_plots.ipynb #15-045
+# %% ../nbs/15_plots.ipynb #15-047
 def plot_patterns(
     ds:xr.Dataset, # result of `experiment.run`
     *,
@@ -295,7 +313,7 @@ def plot_patterns(
     return plot_triangles(ds, gd, sgd, f"{symbol} of $W_j \\cdots W_i$, {threshold} threshold ε = {eps:.2g}",
                           low=0, high=min(ds.attrs["widths"]), least=.5) # the largest rank of the whole network; hidden layers may exceed it
 
-# %% ../nbs/15_plots.ipynb #15-052
+# %% ../nbs/15_plots.ipynb #15-054
 def draw_band(
     ax:Axes, x, y, low, high, # (points,)
     color:str,
@@ -305,10 +323,10 @@ def draw_band(
     ax.fill_between(x, low, high, color=color, alpha=.2, lw=0)
     ax.plot(x, y, color=color, **line)
 
-# %% ../nbs/15_plots.ipynb #15-053
+# %% ../nbs/15_plots.ipynb #15-055
 DISTANCES = {"d_r": "$d_r$", "d_m": "$d_m$", "d_sigma": "$d_\\sigma$", "d_shape": "$d_{\\rm shape}$", "d_sigma_w": "$d_{\\sigma,w}$"} # variables and their symbols
 
-# %% ../nbs/15_plots.ipynb #15-054
+# %% ../nbs/15_plots.ipynb #15-056
 def distance_lines(
     ds:xr.Dataset, # result of `experiment.run`
     name:str,      # one of `DISTANCES`
@@ -321,14 +339,14 @@ def distance_lines(
     of = {t: k for k, t in enumerate(ds.threshold.values)}
     return [(f"{t}, ε = {ds.eps.values[of[t]]:.2g}", style, values[:, of[t]]) for t, style in THRESHOLD.items()]
 
-# %% ../nbs/15_plots.ipynb #15-055
+# %% ../nbs/15_plots.ipynb #15-057
 def largest_of(
     lines:np.ndarray, # (estimate, low, high) × checkpoints
 )->int|None: # index of a checkpoint
     "Where a distance is largest; None where it is missing everywhere."
     return int(np.nanargmax(lines[0])) if np.isfinite(lines[0]).any() else None
 
-# %% ../nbs/15_plots.ipynb #15-056
+# %% ../nbs/15_plots.ipynb #15-058
 @styled
 def plot_distance(
     ds:xr.Dataset, # result of `experiment.run`
@@ -351,7 +369,7 @@ def plot_distance(
     if alone: legend_below(fig)
     return fig
 
-# %% ../nbs/15_plots.ipynb #15-057
+# %% ../nbs/15_plots.ipynb #15-059
 @styled
 def plot_escape_windows(
     ds:xr.Dataset, # result of `experiment.run`
@@ -379,7 +397,7 @@ def plot_escape_windows(
     fig.suptitle(f"{title_of(ds)}; around each escape, each run at its own $t_{{\\rm esc}}$\n" + ("nothing to compare" if most is None else f"{DISTANCES[name]} at most {estimate(*most[:3])}, at escape {most[3]}; at most {max(ends for *_, ends in tops):.2g} at the ends of the windows"))
     return fig
 
-# %% ../nbs/15_plots.ipynb #15-063
+# %% ../nbs/15_plots.ipynb #15-065
 def smallest_gap(
     gap:np.ndarray, # σ_r/σ_{r+1}: (…, L, L); infinite at rank 0 and at full rank, NaN where a run is missing
 )->np.ndarray: # (…), NaN where there is none
@@ -388,7 +406,7 @@ def smallest_gap(
     smallest = np.where(np.isfinite(upper), upper, np.inf).min(-1)
     return np.where(np.isfinite(smallest), smallest, np.nan)
 
-# %% ../nbs/15_plots.ipynb #15-064
+# %% ../nbs/15_plots.ipynb #15-066
 def share_below(
     margin:np.ndarray, # (runs, …), NaN where a run is missing
     factor:float,
@@ -397,7 +415,7 @@ def share_below(
     present = ~np.isnan(margin)
     return np.where(present.any(0), (margin < factor).sum(0) / np.maximum(1, present.sum(0)), np.nan)
 
-# %% ../nbs/15_plots.ipynb #15-065
+# %% ../nbs/15_plots.ipynb #15-067
 def _draw_gaps(ax, gd, sgd):
     "The upper panel: gaps of GD (checkpoints,) and of the SGD runs (runs, checkpoints)."
     x = np.arange(len(gd))
@@ -412,7 +430,7 @@ def _draw_gaps(ax, gd, sgd):
     largest = sgd.max(initial=0, where=np.isfinite(sgd))
     if largest > 20: log_y(ax, .8, 1.5 * largest)
 
-# %% ../nbs/15_plots.ipynb #15-066
+# %% ../nbs/15_plots.ipynb #15-068
 @styled
 def plot_gaps(
     ds:xr.Dataset, # result of `experiment.run`
@@ -440,7 +458,7 @@ def plot_gaps(
     legend_below(fig)
     return fig
 
-# %% ../nbs/15_plots.ipynb #15-069
+# %% ../nbs/15_plots.ipynb #15-071
 @styled
 def plot_overview(
     results:Sequence[xr.Dataset], # results of `experiment.run`
@@ -460,10 +478,10 @@ def plot_overview(
     legend_below(fig)
     return fig
 
-# %% ../nbs/15_plots.ipynb #15-072
+# %% ../nbs/15_plots.ipynb #15-074
 FORMATS = ("svg", "pdf", "png") # two of vectors, one of pixels
 
-# %% ../nbs/15_plots.ipynb #15-073
+# %% ../nbs/15_plots.ipynb #15-075
 def save_figure(
     fig:Figure,
     stem, # path without suffix
