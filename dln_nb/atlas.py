@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .cyclic_patterns import (closed_chain, cyclic_paths, cyclic_pattern, cyclic_ranks, input_frame, line_kind,
                                     multiplicities, path_ranks, pattern_label, plot_pattern, seen_widths)
-from .network import Weights, change_gauge, check_widths, layer_widths, product, random_stream, require
+from .network import Weights, change_gauge, check_widths, is_integer, layer_widths, product, random_stream, require, require_integer
 from .strata import (KINDS, LIMIT, TIE, Inertia, Stratum, check_modes, codimensions, count_strata, exchanges, forms,
                            nth_stratum, pattern_rows, pattern_stratum, quadratic, random_strata, random_stratum, strata)
 from .task import Task
@@ -193,7 +193,7 @@ def random_member(
 )->Weights: # W_l: (n, d_l, d_{l-1}); the first points do not depend on n
     "Random points of a stratum: random hidden bases, random freedom at the ends, random modes among equal ones."
     modes, d, p = check_stratum(task, widths, stratum, modes, singular), stratum.widths, stratum.teacher_rank
-    require(isinstance(n, int) and n >= 0, "n", n, "an integer ≥ 0")
+    require_integer("n", n, 0)
     require(np.isfinite(condition) and condition >= 1, "condition", condition, "a finite number ≥ 1")
     off = complement(input_frame(task, singular).axes) # directions that no input has
     shapes = [(p, p), (d[1], off.shape[1]), *((e, e + 1) for e in d[1:-1]), *stabiliser_shapes(d, p, stratum.rank)]
@@ -302,7 +302,7 @@ def atlas(
     seen, blocks = seen_widths(task, widths, singular=singular), tie_blocks(task.modes[1][:task.rank])
     top = min(p, *seen)
     ranks = range(top + 1) if ranks is None else sorted(set(ranks))
-    require(all(isinstance(r, (int, np.integer)) and 0 <= r <= top for r in ranks), "ranks", ranks, f"integers in 0 … {top} for {p} modes and widths {seen}")
+    require(all(is_integer(r) and 0 <= r <= top for r in ranks), "ranks", ranks, f"integers in 0 … {top} for {p} modes and widths {seen}")
     rows = sum(count_strata(seen, p, r) * (1 if leading else count_sets(blocks, r)) for r in ranks)
     require(rows <= limit, "limit", limit, f"at least {rows}, the number of rows of this atlas; or draw some strata with random_stratum")
     parts = []

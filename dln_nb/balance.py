@@ -23,10 +23,10 @@ def balance_matrices(
 # %% ../nbs/08_balance.ipynb #08-006
 def balance_residual(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1}), at least two layers
-)->Tensor: # r_l for l = 1 … L-1: (*batch, L-1), in [0, 1]; 0 where both layers vanish
+)->Tensor: # r_l for l = 1 … L-1: (*batch, L-1), in [0, 1]; 0 where both layers vanish, NaN where a network is missing
     "Normalised residual of the balance between adjacent layers (protocol: balanced assumptions)."
     require(len(Ws) >= 2, "Ws", f"{len(Ws)} layer", "at least two layers: balance is a relation between neighbours")
     fro = torch.linalg.matrix_norm
     scale = torch.stack([fro(W @ W.mT) + fro(Wn.mT @ Wn) for W, Wn in pairwise(Ws)], -1)
     residual = torch.stack([fro(G) for G in balance_matrices(Ws)], -1)
-    return torch.where(scale > 0, residual / scale, 0.)
+    return torch.where(scale == 0, 0., residual / scale)

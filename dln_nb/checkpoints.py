@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 from torch import Tensor
 
-from .network import require
+from .network import is_integer, require, require_integer
 from .trainer import CheckpointRule, Steps
 
 _all_ = ["Steps"] # the third rule stands beside the other two
@@ -46,7 +46,7 @@ def spaced_levels(
     n:int,          # number of levels ≥ 1
 )->Tensor: # (n,) strictly decreasing, in (ℓ_min, start)
     "Loss levels spaced evenly in the distance from the optimum, √(ℓ - ℓ_min)."
-    require(isinstance(n, int) and n >= 1, "n_levels", n, "an integer ≥ 1")
+    require_integer("n_levels", n, 1)
     return min_loss + (start - min_loss) * (1 - torch.arange(1, n + 1, dtype=torch.float64) / (n + 1)) ** 2
 
 # %% ../nbs/04_checkpoints.ipynb #04-012
@@ -137,8 +137,8 @@ class Escapes(CheckpointRule):
         reference:Sequence[Escape]|None=None, # the escapes to which those of each run are matched (of GD); None: those of run 0
         drop:float=.1, contrast:float=2., smoothing:float=.02, # see `find_escapes`
     ):
-        require(window is None or isinstance(window, (int, np.integer)) and window >= 1, "window", window, "None or an integer ≥ 1")
-        require(isinstance(points, int) and points >= 1 and points % 2 == 1, "points", points, "an odd integer ≥ 1")
+        require_integer("window", window, 1, optional=True)
+        require(is_integer(points) and points >= 1 and points % 2 == 1, "points", points, "an odd integer ≥ 1")
         self.window, self.points, self.reference = window, points, reference
         self.options = dict(drop=drop, contrast=contrast, smoothing=smoothing)
         find_escapes([1., 0.], [0, 1], **self.options) # refuses bad options now

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .network import Weights, layer_widths, partial_products, products_above, products_below, require
+from .network import Weights, partial_products, products_above, products_below, require
 from .task import Task, backprop, check_fit
 
 # %% ../nbs/10_curvature.ipynb #10-006

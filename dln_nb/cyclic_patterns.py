@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .network import Weights, check_widths, layer_widths, partial_products, product, require
+from .network import Weights, check_widths, layer_widths, partial_products, product, require, require_integer
 from .task import Task, check_fit
 
 # %% ../nbs/10_cyclic_patterns.ipynb #10-007
@@ -28,7 +28,7 @@ def cyclic_paths(
     L:int, # depth ≥ 1
 )->tuple[tuple[int, int], ...]: # the L² + L + 1 pairs (a, b), in lexicographic order
     "The paths of the closed chain that need not vanish at a critical point, as intervals of lifted vertices."
-    require(isinstance(L, int) and L >= 1, "L", L, "an integer ≥ 1")
+    require_integer("L", L, 1)
     return tuple((a, b) for a in range(L + 1) for b in range(a, a + L + (a == 0)))
 
 # %% ../nbs/10_cyclic_patterns.ipynb #10-010

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from .distances import procrustes_sweep, rotate
-from .network import Weights, require
+from .network import Weights, require, require_integer
 
 # %% ../nbs/13_deviations.ipynb #13-005
 def distance_from_others(
@@ -64,7 +64,7 @@ def common_gauge(
     rounds:int=4, # of rotating towards the mean of the members, ≥ 1
 )->Weights: # the same functions, in hidden bases as close to each other as found
     "Networks in a common gauge of the hidden layers."
-    require(isinstance(rounds, int) and rounds >= 1, "rounds", rounds, "an integer ≥ 1")
+    require_integer("rounds", rounds, 1)
     if len(Ws) == 1: return Ws
     there = torch.stack([W.isfinite().all(-1).all(-1) for W in Ws]).all(0)[..., None, None]
     whole = tuple(W.where(there, 0.) for W in Ws)

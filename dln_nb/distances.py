@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['layer_norms', 'parameter_norm', 'difference', 'ratio', 'parameter_distance', 'relative_parameter_distance',
            'cosine_similarity', 'layer_distance', 'function_distance', 'polar_factor', 'layer_basis', 'rotate',
-           'rotated_distance', 'procrustes_sweep', 'gauge_distance']
+           'rotated_distance', 'procrustes_sweep', 'procrustes_descent', 'gauge_distance']
 
 # %% ../nbs/07_distances.ipynb #07-004
-from functools import reduce
-
 import torch
 from torch import Tensor
 
-from .network import Weights, product, require
+from .network import Weights, product, random_stream, require, require_integer
 
 # %% ../nbs/07_distances.ipynb #07-006
 def layer_norms(
@@ -148,26 +146,43 @@ def procrustes_sweep(
     return Qs[1:-1]
 
 # %% ../nbs/07_distances.ipynb #07-026
+def procrustes_descent(
+    gd:Weights,  # W_l: (n, d_l, d_{l-1})
+    sgd:Weights, # W_l: (n, d_l, d_{l-1})
+    Qs:list[Tensor], # where to start, Q_l of the hidden layers: (n, d_l, d_l)
+    sweeps:int, tol:float, # see `gauge_distance`
+)->Tensor: # (n,)
+    "The distance that alternating Procrustes comes down to; each pair stops by itself, whatever stands beside it."
+    best = rotated_distance(gd, sgd, Qs)
+    moving = torch.arange(len(best), device=best.device)
+    for _ in range(sweeps):
+        if not len(moving): break
+        Qs = procrustes_sweep(gd, sgd, Qs)
+        now = rotated_distance(gd, sgd, Qs)
+        falls = now < (1 - tol) * best[moving]
+        best[moving] = torch.minimum(best[moving], now)
+        moving, (gd, sgd, Qs) = moving[falls], ([M[falls] for M in Ms] for Ms in (gd, sgd, Qs))
+    return best
+
+# %% ../nbs/07_distances.ipynb #07-027
 def gauge_distance(
     gd:Weights,  # W_l: (*batch, d_l, d_{l-1})
     sgd:Weights, # W_l: (runs, *batch, d_l, d_{l-1})
     *,
     sweeps:int=50,  # most passes over the layers from each start, ≥ 1
-    tol:float=1e-4, # stop when no distance falls by more than this fraction in a pass
-)->Tensor: # upper bound of d_O of each run, the exact value for two layers: (runs, *batch)
+    tol:float=1e-4, # a pair has converged when its distance falls by less than this fraction in a pass
+    starts:int=0,   # random rotations to start from ≥ 0, beside the two that are always tried: none, and the networks' own bases
+    seed:int=0,     # ≥ 0, of the random rotations
+)->Tensor: # upper bound of d_O of each run, the exact value for two layers: (runs, *batch); NaN where a network is missing
     "Distance modulo rotations of the hidden layers, by alternating Procrustes from several starts."
-    require(isinstance(sweeps, int) and sweeps >= 1, "sweeps", sweeps, "an integer ≥ 1")
-    plain = parameter_distance(gd, sgd)
-    if len(gd) == 1: return plain
-    same = [torch.eye(A.shape[-2], dtype=A.dtype, device=A.device).expand(*plain.shape, -1, -1) for A in gd[:-1]]
-    own = [layer_basis(gd, l) @ layer_basis(sgd, l).mT for l in range(1, len(gd))]
-    best = plain
-    for Qs in (same, own):
-        before = rotated_distance(gd, sgd, Qs)
-        for _ in range(sweeps):
-            Qs = procrustes_sweep(gd, sgd, Qs)
-            now = rotated_distance(gd, sgd, Qs)
-            if bool((now >= (1 - tol) * before).all()): break
-            before = now
-        best = torch.minimum(best, now)
+    for field, value, low in (("sweeps", sweeps, 1), ("starts", starts, 0)): require_integer(field, value, low)
+    best = parameter_distance(gd, sgd)
+    there = best.isfinite()
+    if len(gd) == 1 or not there.any(): return best
+    gd, sgd = (tuple(W.expand(*best.shape, *W.shape[-2:])[there] for W in Ws) for Ws in (gd, sgd))
+    hidden, rng = range(1, len(gd)), random_stream(seed, "rotations")
+    same = [torch.eye(W.shape[-2], dtype=W.dtype, device=W.device).expand(len(W), -1, -1) for W in gd[:-1]]
+    own = [layer_basis(gd, l) @ layer_basis(sgd, l).mT for l in hidden]
+    random = ([polar_factor(torch.from_numpy(rng.standard_normal(Q.shape[-2:])).to(Q)).expand_as(Q) for Q in same] for _ in range(starts))
+    for Qs in (same, own, *random): best[there] = torch.minimum(best[there], procrustes_descent(gd, sgd, Qs, sweeps, tol))
     return best

@@ -10,7 +10,6 @@ __all__ = ['ROUNDING', 'SMALL', 'MEMORY', 'BATCH', 'roundoff', 'mixing', 'round_
            'block_lanczos', 'Lowest', 'restarted_lanczos', 'lowest_eigenvalues']
 
 # %% ../nbs/10_eigenvalues.ipynb #10-004
-import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple

@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 from torch import Tensor
 
-from .network import Weights, layer_widths
+from .network import Weights
 from .task import Task
 
 # %% ../nbs/02_kernel.ipynb #02-005

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .network import random_stream, require
+from .network import random_stream, require, require_integer
 
 # %% ../nbs/12_langevin.ipynb #12-006
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]] # z (chains, D) -> values (chains,) and gradients (chains, D)
@@ -133,7 +133,7 @@ def annealing(
     "Inverse temperatures that rise geometrically from β_0 to β, and stay there."
     require(np.isfinite(beta) and beta >= 0, "beta", beta, "finite and ≥ 0")
     require(start is None or 0 < start <= beta, "start", start, f"None or in (0, β] for β = {beta}")
-    require(isinstance(steps, int) and steps >= 0, "steps", steps, "an integer ≥ 0")
+    require_integer("steps", steps, 0)
     return lambda t: beta if start is None or t >= steps else start * (beta / start)**(t / steps)
 
 # %% ../nbs/12_langevin.ipynb #12-029
@@ -172,7 +172,7 @@ def check_chains(
     require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
     require(start.ndim == 2 and len(start) >= 1, "start", tuple(start.shape), "of shape (chains, D) with at least one chain")
     require(bool(start.isfinite().all()), "start", f"positions with {int((~start.isfinite()).sum())} entries that are NaN or infinite", "finite")
-    for field, (value, least) in counts.items(): require(isinstance(value, int) and value >= least, field, value, f"an integer ≥ {least}")
+    for field, (value, least) in counts.items(): require_integer(field, value, least)
     require(minibatch is None or method == "sgld", "minibatch", "given", "None for MALA: its test needs the true energy")
 
 # %% ../nbs/12_langevin.ipynb #12-034

@@ -42,9 +42,9 @@ class CrossEnergy(NamedTuple):
     total:Tensor # Σ |w_αβ|² over all
 
     @property
-    def ratio(self)->Tensor: # in [0, 1]; 0 where the network vanishes
+    def ratio(self)->Tensor: # in [0, 1]; 0 where the network vanishes, NaN where it is missing
         "E_cross / E_tot."
-        return torch.where(self.total > 0, self.cross / self.total, 0.)
+        return torch.where(self.total == 0, 0., self.cross / self.total)
 
 # %% ../nbs/09_mode_coupling.ipynb #09-014
 def cross_energy(
@@ -106,7 +106,10 @@ def crossing_times(
     "When the cross modes fall below ε and when the diagonal modes are learned (protocol: mode decoupling)."
     require(eps > 0, "eps", eps, "> 0")
     require(0 < c < 1, "c", c, "in (0, 1)")
+    require(w.ndim >= 3 and w.shape[-2] == w.shape[-1], "w", tuple(w.shape), "of shape (*batch, records, p, p)")
     blocks = torch.arange(len(s), device=s.device) if blocks is None else blocks
+    for field, values, n in (("s", s, w.shape[-1]), ("blocks", blocks, w.shape[-1]), ("steps", steps, w.shape[-3])):
+        require(tuple(values.shape) == (n,), field, tuple(values.shape), f"of shape ({n},) for w of shape {tuple(w.shape)}")
     strength = torch.stack([s[blocks == b].mean() for b in range(int(blocks.max()) + 1)])
     diagonal, cross = mode_strengths(w, blocks)
     below = cross <= eps

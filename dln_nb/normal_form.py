@@ -19,7 +19,7 @@ from torch import Tensor
 from .curvature import to_vector, to_weights
 from .cyclic_patterns import input_frame
 from .langevin import Potential
-from .network import Weights, change_gauge, check_widths, layer_widths, products_above, products_below, random_stream, require
+from .network import Weights, change_gauge, check_widths, is_integer, layer_widths, products_above, products_below, random_stream, require, require_integer
 from .strata import check_modes
 from .task import Task, check_fit
 
@@ -73,7 +73,7 @@ def residual_shapes(
 )->tuple[tuple[int, int], ...]: # ((d_1 - r, d_0), (d_2 - r, d_1 - r), …, (d_L - r, d_{L-1} - r))
     "Shapes of the residual blocks Z_1 … Z_L."
     widths = check_widths(widths)
-    require(isinstance(rank, int) and 0 <= rank <= min(widths), "rank", rank, f"an integer in 0 … {min(widths)} for widths {widths}")
+    require(is_integer(rank) and 0 <= rank <= min(widths), "rank", rank, f"an integer in 0 … {min(widths)} for widths {widths}")
     return tuple((b - rank, a - rank if l else a) for l, (a, b) in enumerate(pairwise(widths)))
 
 # %% ../nbs/12_normal_form.ipynb #12-015
@@ -197,7 +197,7 @@ def zero_blocks(
     pair:tuple[int, int], # (a, b), a ≠ b in 1 … L
 )->Weights:
     "The same blocks with Z_a = Z_b = 0: a solution of all constraints."
-    ok = len(pair) == 2 and pair[0] != pair[1] and all(isinstance(l, int) and 1 <= l <= len(Z) for l in pair)
+    ok = len(pair) == 2 and pair[0] != pair[1] and all(is_integer(l) and 1 <= l <= len(Z) for l in pair)
     require(ok, "pair", pair, f"two different layers in 1 … {len(Z)}: a product that leaves out one block still contains the other")
     return tuple(torch.zeros_like(z) if l in pair else z for l, z in enumerate(Z, 1))
 
@@ -264,7 +264,7 @@ def minibatch_energy(
     unbiased:bool=True, # two independent minibatches of size b in each step
 )->Callable[[int], Potential]: # step -> energy with minibatches
     "The energy with fresh minibatches in each step, for SGLD."
-    require(isinstance(batch_size, int) and batch_size >= 1, "batch_size", batch_size, "an integer ≥ 1")
+    require_integer("batch_size", batch_size, 1)
     y, block, shape = unexplained_targets(task, modes), 64, (1 + unbiased, batch_size)
 
     @lru_cache(maxsize=2)

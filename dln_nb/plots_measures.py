@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'plot_spectra', 'over_runs_band', 'plot_parameters', 'plot_balance', 'crossings', 'crossing_text',
-           'plot_modes']
+           'plot_modes', 'plot_cross_energy']
 
 # %% ../nbs/15_plots_measures.ipynb #15-004
 import numpy as np
@@ -58,6 +58,9 @@ def plot_parameters(
             for l in range(L): draw_band(ax, t, *over_runs_band(ds, name, (at, l)), **layer_style(l + 1, L), ms=2, label=f"l = {l + 1}")
             ax.legend()
         else: draw_band(ax, t, *over_runs_band(ds, name, at), color=SGD, marker="o", ms=2)
+        if name == "relative_parameter_distance" and "gauge_distance_sgd" in ds:
+            draw_band(ax, t, *over_runs_band(ds, "gauge_distance", at), color=SGD, ls="--", marker="o", mfc="w", ms=2, label="modulo rotations")
+            ax.legend()
         if name == "parameter_distance":
             ax.plot(t, ds.parameter_norm_gd.values[at], color=GD, lw=1.4, label="$\\|\\theta_{GD}\\|$")
             log_y(ax)
@@ -74,7 +77,7 @@ def _largest_distances(ds, at)->str:
     largest = [np.max(x, initial=-1, where=np.isfinite(x)) for x in (ds[f"{name}_sgd_mean"].values[at] for name in ("relative_parameter_distance", "function_distance"))]
     return "parameters at most {:.2g}, functions at most {:.2g} of the norm apart".format(*largest) if min(largest) >= 0 else "no checkpoint that GD and SGD share"
 
-# %% ../nbs/15_plots_measures.ipynb #15-023
+# %% ../nbs/15_plots_measures.ipynb #15-025
 @styled
 def plot_balance(
     ds:xr.Dataset, # result of `experiment.run` with the measure "balance"
@@ -98,7 +101,7 @@ def plot_balance(
     legend_below(fig)
     return fig
 
-# %% ../nbs/15_plots_measures.ipynb #15-026
+# %% ../nbs/15_plots_measures.ipynb #15-028
 def crossings(
     ds:xr.Dataset, # result of `experiment.run` with the measure "mode_coupling"
 )->tuple[int, int, int]: # t_cross before t_diag as defined, by the last down-crossing, and of how many pairs (mode, run)
@@ -107,7 +110,7 @@ def crossings(
     before = lambda name: int((ds[name].values < ds.t_diag_sgd.values)[learned].sum())
     return before("t_cross_sgd"), before("t_cross_last_sgd"), int(learned.sum())
 
-# %% ../nbs/15_plots_measures.ipynb #15-027
+# %% ../nbs/15_plots_measures.ipynb #15-029
 def crossing_text(
     ds:xr.Dataset, # result of `experiment.run` with the measure "mode_coupling"
 )->str:
@@ -115,36 +118,58 @@ def crossing_text(
     defined, last, learned = crossings(ds)
     return f"$t_{{cross}} < t_{{diag}}$ in {defined} of {learned} pairs of mode and SGD run as defined, in {last} by the last down-crossing"
 
-# %% ../nbs/15_plots_measures.ipynb #15-028
+# %% ../nbs/15_plots_measures.ipynb #15-030
 def _draw_mode(ax, ds, name, block, style, label):
     "A quantity of a mode (or of all, block None): GD, and mean ± s.e.m. over SGD runs."
-    values = lambda part: ds[f"{name}_{part}"].values[(..., *([] if block is None else [block]))]
-    pick = lambda part: np.where(np.abs(values(part)) < 1e100, values(part), np.nan) # a run that diverges leaves the picture
+    pick = lambda part: ds[f"{name}_{part}"].values[(..., *([] if block is None else [block]))]
     t, mean, sem = ds.observed_step.values * ds.attrs["lr"], pick("sgd_mean"), np.nan_to_num(pick("sgd_sem"))
     draw_band(ax, t, mean, mean - sem, mean + sem, color=SGD, ls=style, lw=.8)
     ax.plot(t, pick("gd"), color=GD, ls=style, lw=1.2, label=label)
 
-# %% ../nbs/15_plots_measures.ipynb #15-029
+# %% ../nbs/15_plots_measures.ipynb #15-031
 @styled
 def plot_modes(
     ds:xr.Dataset, # result of `experiment.run` with the measure "mode_coupling"
 )->Figure:
-    "Growth of every mode, its largest cross mode, and (where there are several) the share of the energy between them; bands: mean ± s.e.m. over SGD runs."
+    "Growth of every mode (or block of equal ones) and its largest cross mode; bands: mean ± s.e.m. over SGD runs."
     s, size = ds.block_strength.values, ds.block_size.values
     fig = new_figure(figsize=(PAGE if len(s) > 1 else COLUMN, 1.9))
-    axes = fig.subplots(1, len(s) + (len(s) > 1), squeeze=False)[0] # a single block has nothing to share energy with
-    for b, ax in enumerate(axes[:len(s)]):
+    axes = fig.subplots(1, len(s), squeeze=False)[0]
+    for b, ax in enumerate(axes):
         _draw_mode(ax, ds, "mode_strength", b, "-", "$|w_{\\alpha\\alpha}|$ of GD")
         if len(s) > 1: _draw_mode(ax, ds, "mode_cross", b, ":", "largest $|w_{\\alpha\\beta}|$ of GD")
         ax.axhline(s[b], color=GUIDE, lw=.6, label="s")
         log_y(ax, 1e-5 * s.max(), 3 * s.max())
         ax.set_title(f"mode {b + 1}" + f" ({size[b]} equal)" * bool(size[b] > 1))
-    if len(s) > 1:
-        _draw_mode(axes[-1], ds, "cross_ratio", None, "-", None)
-        axes[-1].set_title("$E_{\\rm cross} / E_{\\rm tot}$")
-        log_y(axes[-1], 1e-10, 1.5)
-    for ax in axes: ax.set_xlabel("time t")
+        ax.set_xlabel("time t")
     axes[0].plot([], [], color=SGD, label="mean of SGD")
     legend_below(fig)
     fig.suptitle(f"{title_of(ds)}\n" + (crossing_text(ds) if len(s) > 1 else "all modes are equally strong: one block"))
     return fig
+
+# %% ../nbs/15_plots_measures.ipynb #15-033
+@styled
+def plot_cross_energy(
+    ds:xr.Dataset, # result of `experiment.run` with the measure "mode_coupling"
+)->Figure:
+    "The energy in cross modes, and its share of all; bands: mean ± s.e.m. over SGD runs."
+    fig = new_figure(figsize=(PAGE, 1.9))
+    for ax, name, title in zip(fig.subplots(1, 2), ("cross_energy", "cross_ratio"), ("$E_{\\rm cross}$", "$E_{\\rm cross} / E_{\\rm tot}$")):
+        _draw_mode(ax, ds, name, None, "-", "GD")
+        mark_escapes(ax, ds)
+        ax.set_title(title)
+        ax.set_xlabel("time t")
+        log_y(ax, 1e-12 * float(ds.block_strength.max())**(2 if name == "cross_energy" else 0))
+    ax.plot([], [], color=SGD, label="mean of SGD")
+    legend_below(fig)
+    fig.suptitle(f"{title_of(ds)}\n{_largest_shares(ds)}")
+    return fig
+
+# %% ../nbs/15_plots_measures.ipynb #15-034
+def _largest_shares(ds)->str:
+    "How large the share of the cross modes becomes, and where it ends, in words."
+    both = [ds[f"cross_ratio_{who}"].values for who in ("gd", "sgd_mean")]
+    if ds.sizes["block"] == 1: return "all modes are equally strong: nothing to share energy with"
+    if not all(np.isfinite(x).any() for x in both): return "no run that does not diverge"
+    ends = [x[np.isfinite(x)][[0, -1]] for x in both]
+    return "share of the energy in cross modes, first and last: GD {:.2g} → {:.2g}, SGD {:.2g} → {:.2g}".format(*np.ravel(ends))

@@ -19,7 +19,7 @@ from .atlas import random_member
 from .curvature import to_vector
 from .cyclic_patterns import seen_widths
 from .langevin import Chains, Density, Potential, annealing, norm_target, run_chains, step_schedule, weight_decay
-from .network import Weights, random_stream, require
+from .network import Weights, is_number, random_stream, require, require_integer
 from .normal_form import check_set, energy_potential, minibatch_energy, pullback, pushforward, residual_shapes, residual_sigma, sweeps, to_blocks, zero_blocks
 from .strata import random_strata
 from .task import Task
@@ -45,18 +45,16 @@ class Settings:
     batch_size:int|None=None # samples in each of the two minibatches of a step; None: all data
 
     def __post_init__(self):
-        require(np.isfinite(self.beta) and self.beta >= 0, "beta", self.beta, "finite and ≥ 0")
+        require(is_number(self.beta) and self.beta >= 0, "beta", self.beta, "finite and ≥ 0")
         require(self.prior in PRIORS, "prior", self.prior, f"one of {', '.join(PRIORS)}")
         for field in ("alpha", "step_size"):
             value = getattr(self, field)
-            require(value is None or np.isfinite(value) and value > 0, field, value, "None or finite and > 0")
-        require(np.isfinite(self.target) and self.target >= 0, "target", self.target, "finite and ≥ 0")
-        require(np.isfinite(self.stiffness) and self.stiffness > 0, "stiffness", self.stiffness, "finite and > 0")
+            require(value is None or is_number(value) and value > 0, field, value, "None or finite and > 0")
+        require(is_number(self.target) and self.target >= 0, "target", self.target, "finite and ≥ 0")
+        require(is_number(self.stiffness) and self.stiffness > 0, "stiffness", self.stiffness, "finite and > 0")
         step_schedule(1., power=self.power, delay=self.delay) # refuses bad values
-        for field, least in (("burn_in", 0), ("thin", 1)):
-            value = getattr(self, field)
-            require(isinstance(value, int) and value >= least, field, value, f"an integer ≥ {least}")
-        require(self.batch_size is None or isinstance(self.batch_size, int) and self.batch_size >= 1, "batch_size", self.batch_size, "None or an integer ≥ 1")
+        for field, least in (("burn_in", 0), ("thin", 1)): require_integer(field, getattr(self, field), least)
+        require_integer("batch_size", self.batch_size, 1, optional=True)
 
     def precision(self, widths)->float: # α
         "The precision of the prior for a network."

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .curvature import hessian, to_vector, to_weights
-from .network import Weights, layer_widths, require
+from .network import Weights, layer_widths, require, require_integer
 from .normal_form import constraint_gradient, constraints, dot, to_blocks
 from .task import Task, check_fit, gradient
 
@@ -155,7 +155,7 @@ def check_refinement(x, tol, goal, max_iter, damping, balance_every)->None: # se
     require(0 <= goal <= tol, "goal", goal, f"in [0, tol], tol = {tol}")
     require(np.isfinite(damping) and damping > 0, "damping", damping, "finite and > 0")
     for field, value in (("max_iter", max_iter), ("balance_every", balance_every)):
-        require(isinstance(value, int) and value >= 1, field, value, "an integer ≥ 1")
+        require_integer(field, value, 1)
 
 # %% ../nbs/12_refinement.ipynb #12-030
 def in_chunks(
@@ -166,7 +166,7 @@ def in_chunks(
     options:dict, # of `levenberg_marquardt`
 )->Refined:
     "Solve a system from many points, some at a time."
-    require(chunk is None or isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "None or an integer ≥ 1")
+    require_integer("chunk", chunk, 1, optional=True)
     chunk = chunk or min(128, max(1, 2**23 // (8 * max(1, x.shape[1])**2)))
     return Refined(*map(torch.cat, zip(*(levenberg_marquardt(system, part, balance=balance, **options) for part in x.split(chunk)))))
 

@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 from .experiment import TaskFields, check_integers, make_task
 from .network import require
-from .plots import save_figure
+from .plots import save_figure, styled
 from .proposals import Settings
-from .saddles import check_sample, class_table, plot_saddles, saddle_chunk
+from .saddles import check_sample, class_table, plot_saddles, refuse_lost, saddle_chunk
 from .store import FORMAT, ResultError, check_folder, load, save, set_aside, write_whole
 from .task import Task
 from .workers import workers
@@ -97,7 +97,8 @@ def _is_there(path:Path)->bool:
 # %% ../nbs/16_saddle_samples.ipynb #16-011
 def _make_chunk(s:SaddleSample, path:Path, modes, blocks)->int: # points made
     "Sample, refine, certify and store one chunk."
-    part = saddle_chunk(make_task(s), s.widths, modes=modes, method=s.method, blocks=blocks, draws=s.draws, seed=s.seed, settings=s.settings, tol=s.tol, max_iter=s.max_iter, singular=s.singular)
+    part = saddle_chunk(task := make_task(s), s.widths, modes=modes, method=s.method, blocks=blocks, draws=s.draws, seed=s.seed, settings=s.settings, tol=s.tol, max_iter=s.max_iter, singular=s.singular)
+    refuse_lost(part.lost, task, s.widths, modes, s.settings)
     ds = part.to_dataset()
     save(ds.assign_attrs(format=FORMAT, sample=json.dumps(asdict(s)), key=s.key), path)
     return len(part)
@@ -148,8 +149,9 @@ def describe(
         good = at.isel(sample=at.converged.values)
         classes = len(class_rows(good)) if good.sizes["sample"] else 0
         kinds = ", ".join(f"{n} {kind}" for kind, n in zip(*np.unique(at.kind.values, return_counts=True)))
+        lost = int(at.grad_norm.isnull().sum())
         lines.append(f"modes {modes}: {good.sizes['sample']} of {at.sizes['sample']} points critical" + (f" (median ‖∇ℓ‖ {float(good.grad_norm.median()):.0e}, largest {float(good.grad_norm.max()):.0e})" if classes else "")
-                     + f", {classes} classes, {int(good.ambiguous.sum())} ambiguous; {kinds}")
+                     + f", {classes} classes, {int(good.ambiguous.sum())} ambiguous; {kinds}" + f"; {lost} points of chains that diverged: a smaller step_size helps" * bool(lost))
     return "\n".join(lines)
 
 # %% ../nbs/16_saddle_samples.ipynb #16-017
@@ -162,7 +164,7 @@ def report_saddles(
     ds, out = load_saddles(sample, out), Path(out)
     write_whole(out / f"{sample.name}.csv", class_rows(ds).to_csv(index=False).encode())
     if bool((ds.converged & ~ds.ambiguous).any()):
-        fig = plot_saddles(ds)
+        fig = styled(plot_saddles)(ds)
         save_figure(fig, out / sample.name, formats)
         plt.close(fig)
     return describe(ds)

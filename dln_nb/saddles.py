@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'METHODS', 'path_values', 'widest_gaps', 'gap_patterns', 'SaddleClass', 'Saddles', 'gradient_scale',
-           'certify_some', 'agreement', 'draw_points', 'saddle_chunk', 'join_saddles', 'check_sample', 'saddle_chunks',
-           'sample_saddles', 'mode_label', 'saddle_dataset', 'class_table', 'plot_saddles', 'constraint_energy',
-           'constraint_gradient', 'critical_point', 'residual_shapes', 'residual_sigma', 'to_normal_form',
-           'zero_blocks', 'Settings']
+           'certify_some', 'agreement', 'draw_points', 'saddle_chunk', 'join_saddles', 'check_sample', 'refuse_lost',
+           'saddle_chunks', 'sample_saddles', 'mode_label', 'saddle_dataset', 'class_table', 'plot_saddles',
+           'constraint_energy', 'constraint_gradient', 'critical_point', 'residual_shapes', 'residual_sigma',
+           'to_normal_form', 'zero_blocks', 'Settings']
 
 # %% ../nbs/12_saddles.ipynb #12-004
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from .curvature import to_vector
 from .cyclic_patterns import closed_chain, cyclic_paths, input_frame, multiplicities, path_products, path_scales, pattern_label
 from .hessian import AMBIGUOUS, KINDS, Certificate, certify
 from .langevin import Convergence, convergence
-from .network import Weights, check_widths, layer_widths, products_above, products_below, require
+from .network import Weights, check_widths, is_integer, layer_widths, products_above, products_below, require, require_integer
 from .normal_form import check_set, constraint_energy, constraint_gradient, critical_point, residual_shapes, residual_sigma, target_map, to_normal_form, zero_blocks
 from .proposals import Settings, atlas_points, chain_acceptance, chain_points, chain_statistics, default_step, zero_block_points
 from .refinement import refine_blocks
@@ -52,7 +52,7 @@ def path_values(
 )->dict[tuple[int, int], Tensor]: # {(a, b): (n, ·)}, a < b
     "Singular values of all paths of the closed chain, relative to the norms of the factors."
     chain, closing = closed_chain(Ws, task, singular=singular)
-    s, root = float(task.modes[1][0]), float(input_frame(task, singular).scale[0])
+    s, root = float(task.modes[1][0]) or 1., float(input_frame(task, singular).scale[0]) # a task without modes has no scale of its own
     norms = [torch.linalg.matrix_norm(W, 2).clamp(min=1e-3 * s**(1 / len(Ws))) * (1 if l else root) for l, W in enumerate(Ws)]
     scales = path_scales(norms, prod(norms).clamp(min=s))
     return {path: torch.linalg.svdvals(A) / scales[path][:, None] for path, A in path_products(chain, closing).items()}
@@ -90,14 +90,14 @@ def gap_patterns(
         counts[fits], margin[fits] = m[fits], margins[fits, t]
     return counts, margin
 
-# %% ../nbs/12_saddles.ipynb #12-015
+# %% ../nbs/12_saddles.ipynb #12-018
 class SaddleClass(NamedTuple):
     "Critical points that differ by a change of basis only."
     stratum:Stratum
     size:int       # how many of the sample
     members:Tensor # their places in it: (size,)
 
-# %% ../nbs/12_saddles.ipynb #12-016
+# %% ../nbs/12_saddles.ipynb #12-019
 @dataclass(frozen=True, eq=False)
 class Saddles:
     "A sample of critical points that have learned the modes S."
@@ -141,7 +141,12 @@ class Saddles:
     @property
     def diagnostics(self)->Convergence|None:
         "Effective sample size and R̂ of the energy and of the norms of the blocks along the chains; None without chains."
-        return None if self.chains is None else convergence(self.chains[self.chains.isfinite().all(-1).all(-1)])
+        return None if self.chains is None else convergence(self.chains[~self.lost])
+
+    @property
+    def lost(self)->Tensor: # bool (chains,)
+        "Which chains have diverged; empty without chains."
+        return torch.zeros(0, dtype=torch.bool) if self.chains is None else ~self.chains.isfinite().all(-1).all(-1)
 
     def to_dataset(self)->xr.Dataset: # over sample: loss, grad_norm, converged, pattern, counts, kind, index, …; weights_1, …, weights_L
         "The sample as labelled arrays."
@@ -149,7 +154,7 @@ class Saddles:
 
     def __len__(self): return len(self.grad_norm)
 
-# %% ../nbs/12_saddles.ipynb #12-017
+# %% ../nbs/12_saddles.ipynb #12-020
 def gradient_scale(
     Ws:Weights, # W_l: (n, d_l, d_{l-1})
     task:Task,
@@ -158,10 +163,10 @@ def gradient_scale(
     norms = [torch.linalg.matrix_norm(a) * torch.linalg.matrix_norm(b) for a, b in zip(products_above(Ws)[1:], products_below(Ws))]
     return (torch.stack(norms).amax(0) * task.Syx.norm()).clamp(min=1)
 
-# %% ../nbs/12_saddles.ipynb #12-019
+# %% ../nbs/12_saddles.ipynb #12-022
 METHODS = ("sgld", "mala", "zero-blocks", "atlas")
 
-# %% ../nbs/12_saddles.ipynb #12-020
+# %% ../nbs/12_saddles.ipynb #12-023
 def certify_some(
     Ws:Weights, # W_l: (n, d_l, d_{l-1})
     task:Task,
@@ -176,7 +181,7 @@ def certify_some(
         for name in out: out[name] = out[name].to(getattr(found, name).dtype).masked_scatter(good, getattr(found, name))
     return Certificate(**out)
 
-# %% ../nbs/12_saddles.ipynb #12-022
+# %% ../nbs/12_saddles.ipynb #12-025
 def agreement(
     counts:Tensor, # multiplicities: (n, paths), -1 where there are none
     widths:tuple[int, ...], # (d_0, …, d_L), with the rank of Σxx for d_0
@@ -193,7 +198,7 @@ def agreement(
     index, nullity = (torch.tensor(x)[which] for x in ([i.index for i in predicted], [i.nullity + unseen for i in predicted]))
     return known.masked_scatter(known, (certificate.index[known] == index) & (certificate.nullity[known] == nullity))
 
-# %% ../nbs/12_saddles.ipynb #12-023
+# %% ../nbs/12_saddles.ipynb #12-026
 def draw_points(
     task:Task, widths, modes, method, blocks, draws, seed, settings, singular, max_iter, # see `sample_saddles`
 )->tuple[Weights, Tensor, Tensor|None, float]: # weights (n, ·, ·), iterations (n,), statistics of the chains, acceptance
@@ -209,7 +214,7 @@ def draw_points(
     acceptance = chains.acceptance.mean().item() if method == "mala" else chain_acceptance(task, widths, modes, chains, seed=seed, settings=settings)
     return critical_point(task, solved, modes, singular=singular), report.iterations, chain_statistics(Z, chains), acceptance
 
-# %% ../nbs/12_saddles.ipynb #12-024
+# %% ../nbs/12_saddles.ipynb #12-027
 def saddle_chunk(
     task:Task,
     widths, # (d_0, …, d_L)
@@ -232,12 +237,12 @@ def saddle_chunk(
     good = grad <= tol * gradient_scale(Ws, task) # false for NaN
     counts, margin = torch.full((len(grad), len(cyclic_paths(len(Ws)))), -1), torch.ones_like(grad)
     if good.any(): counts[good], margin[good] = gap_patterns(tuple(W[good] for W in Ws), task, singular=singular)
-    counts[margin < AMBIGUOUS] = -1
+    counts[~(margin >= AMBIGUOUS)] = -1
     seen, certificate = (len(input_frame(task, singular).scale), *check_widths(widths)[1:]), certify_some(Ws, task, good, tol) if certified else None
     return Saddles(Ws, loss(Ws, task), grad, good, counts, margin, certificate, agreement(counts, seen, task, modes, certificate), iterations,
                    seen, modes, method, chains, acceptance)
 
-# %% ../nbs/12_saddles.ipynb #12-025
+# %% ../nbs/12_saddles.ipynb #12-028
 def join_saddles(
     parts:list[Saddles], # of one sample, in order
     n:int|None=None,     # how many points to keep; None: all
@@ -252,7 +257,7 @@ def join_saddles(
     whole["weights"] = tuple(W[:n] for W in whole["weights"])
     return Saddles(**whole | dict(acceptance=torch.tensor([p.acceptance for p in parts], dtype=torch.float64).nanmean().item()))
 
-# %% ../nbs/12_saddles.ipynb #12-027
+# %% ../nbs/12_saddles.ipynb #12-030
 def check_sample(
     task, widths, modes, n, method, seed, draws, tol, max_iter, singular, n_jobs, chunk, # see `sample_saddles`
 )->tuple[int, ...]: # S, ascending
@@ -262,11 +267,20 @@ def check_sample(
     require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
     require(np.isfinite(tol) and 0 < tol < 1, "tol", tol, "in (0, 1)")
     for field, value, least in (("n", n, 1), ("seed", seed, 0), ("draws", draws, 1), ("max_iter", max_iter, 1), ("n_jobs", n_jobs, 1), ("chunk", chunk, 1)):
-        require(isinstance(value, int) and value >= least, field, value, f"an integer ≥ {least}")
+        require_integer(field, value, least)
     target_map(task, singular) # refuses a singular Σxx
     return modes
 
-# %% ../nbs/12_saddles.ipynb #12-028
+# %% ../nbs/12_saddles.ipynb #12-031
+def refuse_lost(
+    lost:Tensor, # which chains have diverged: bool (chains,)
+    task, widths, modes, settings, # see `sample_saddles`
+)->None:
+    "Refuse a step size at which all chains diverge."
+    require(not len(lost) or not lost.all(), "step_size", settings.step_size, f"smaller: all {len(lost)} chains diverged. The default for these settings is "
+            f"{default_step(task, widths, modes, replace(settings, step_size=None)):.1e}; small minibatches need less")
+
+# %% ../nbs/12_saddles.ipynb #12-032
 def saddle_chunks(
     task:Task,
     widths, # (d_0, …, d_L)
@@ -287,13 +301,17 @@ def saddle_chunks(
 )->Iterator[Saddles]: # see `sample_saddles` for the arguments
     "The sample, chunk by chunk, in order: for more points than fit into memory, or to store as they come."
     modes = check_sample(task, widths, modes, n, method, seed, draws, tol, max_iter, singular, n_jobs, chunk)
-    blocks, each = -(-n // draws), max(1, chunk // draws)
-    args = dict(modes=modes, method=method, draws=draws, seed=seed, settings=Settings(**settings), tol=tol, max_iter=max_iter, singular=singular, certified=certified)
+    blocks, each, settings, lost = -(-n // draws), max(1, chunk // draws), Settings(**settings), torch.zeros(0, dtype=torch.bool)
+    args = dict(modes=modes, method=method, draws=draws, seed=seed, settings=settings, tol=tol, max_iter=max_iter, singular=singular, certified=certified)
     jobs = [range(b, min(b + each, blocks)) for b in range(0, blocks, each)][skip:]
     with workers(n_jobs):
-        yield from Parallel(return_as="generator")(delayed(saddle_chunk)(task, widths, blocks=some, **args) for some in jobs)
+        for part in Parallel(return_as="generator")(delayed(saddle_chunk)(task, widths, blocks=some, **args) for some in jobs):
+            lost = torch.cat([lost, part.lost])
+            yield part
+    refuse_lost(lost, task, widths, modes, settings)
+    if lost.any(): warnings.warn(f"{int(lost.sum())} of {len(lost)} chains diverged; their points from then on are NaN and not counted as saddles. A smaller step_size helps")
 
-# %% ../nbs/12_saddles.ipynb #12-029
+# %% ../nbs/12_saddles.ipynb #12-033
 def sample_saddles(
     task:Task,
     widths, # (d_0, …, d_L), ends that fit the task
@@ -313,27 +331,22 @@ def sample_saddles(
     **settings, # of the chains, see `Settings`: beta, prior, step_size, thin, …
 )->Saddles:
     "Sample critical points that have learned the modes S; refine, certify and classify them."
-    parts, blocks = [], -(-n // draws) if isinstance(n, int) and isinstance(draws, int) and draws > 0 else 0
+    parts, blocks = [], -(-n // draws) if is_integer(n) and is_integer(draws) and draws > 0 else 0
     with tqdm(total=blocks * draws, desc="saddles", disable=not progress) as bar:
         for part in saddle_chunks(task, widths, modes=modes, n=n, seed=seed, method=method, draws=draws, tol=tol, max_iter=max_iter, singular=singular,
                                   certified=certified, chunk=chunk, n_jobs=n_jobs, **settings):
             parts.append(part)
             bar.update(len(part))
-    found = join_saddles(parts, n)
-    lost = 0 if found.chains is None else int((~found.chains.isfinite().all(-1).all(-1)).sum())
-    require(lost == 0 or lost < len(found.chains), "step_size", settings.get("step_size"), f"smaller: all {lost} chains diverged. The default for these settings is "
-            f"{default_step(task, widths, found.modes, Settings(**settings | dict(step_size=None))):.1e}; small minibatches need less")
-    if lost: warnings.warn(f"{lost} of {len(found.chains)} chains diverged; their points from then on are NaN and not counted as saddles. A smaller step_size helps")
-    return found
+    return join_saddles(parts, n)
 
-# %% ../nbs/12_saddles.ipynb #12-039
+# %% ../nbs/12_saddles.ipynb #12-043
 def mode_label(
     modes:tuple[int, ...], # S
 )->str:
     "A set of modes in words."
     return " ".join(map(str, modes)) or "none"
 
-# %% ../nbs/12_saddles.ipynb #12-040
+# %% ../nbs/12_saddles.ipynb #12-044
 def saddle_dataset(
     saddles:Saddles,
 )->xr.Dataset: # over sample: loss, grad_norm, converged, pattern, counts, kind, index, …; weights_1, …, weights_L
@@ -350,7 +363,7 @@ def saddle_dataset(
     return xr.Dataset(data, coords=dict(path=[f"{a} {b}" for a, b in cyclic_paths(L)]) | quantities,
                       attrs=dict(method=saddles.method, widths=list(saddles.widths), acceptance=saddles.acceptance))
 
-# %% ../nbs/12_saddles.ipynb #12-044
+# %% ../nbs/12_saddles.ipynb #12-048
 def class_table(
     dataset:xr.Dataset, # of `Saddles.to_dataset`, or several joined along sample
 )->dict[str, np.ndarray]: # modes, pattern, size, loss, index, nullity, kind: (classes,) each, the largest first
@@ -361,19 +374,21 @@ def class_table(
     order = np.argsort(-size, kind="stable")
     return dict(size=size[order]) | {name: dataset[name].values[known][first[order]] for name in ("modes", "pattern", "loss", "index", "nullity", "kind")}
 
-# %% ../nbs/12_saddles.ipynb #12-045
+# %% ../nbs/12_saddles.ipynb #12-049
 def plot_saddles(
     dataset:xr.Dataset, # of `Saddles.to_dataset` with certificates, or several joined along sample
 )->Figure:
     "Loss against the number of negative eigenvalues, and the sizes of the classes."
+    require("kind" in dataset, "dataset", "a sample without certificates", "of a sample with certified=True")
     rows = class_table(dataset)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.75, 2.6), layout="constrained") # the width of a page
     for kind, (colour, marker, _) in KIND_STYLE.items():
         k = np.flatnonzero(rows["kind"] == kind)
         if not len(k): continue
         left.scatter(rows["index"][k], rows["loss"][k], s=10 + 300 * rows["size"][k] / rows["size"].max(), color=colour, marker=marker, alpha=.5, linewidth=0, label=f"{kind} ({rows['size'][k].sum()})")
         right.scatter(k + 1, rows["size"][k], s=14, color=colour, marker=marker)
     left.set(xlabel="negative eigenvalues of the Hessian", ylabel="loss", title="One mark for each class, area ∝ points")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(markerscale=.6)
     right.set(xlabel="class, by size", ylabel="points in it", xscale="log", yscale="log", title=f"{len(rows['size'])} classes in {rows['size'].sum()} points")
     return fig

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .network import Weights, product, products_above, products_below, random_stream, require
+from .network import Weights, is_integer, product, products_above, products_below, random_stream, require, require_integer
 from .task import Task, check_fit
 
 # %% ../nbs/02_sgd_theory.ipynb #02-008
@@ -66,7 +66,7 @@ def batch_factor(
     n:float=math.inf, # size of the data set that batches are drawn from without replacement; inf: fresh samples, or with replacement
 )->float: # in [0, 1]
     "Variance of the mean over a minibatch, relative to that of a single sample."
-    require(isinstance(batch_size, (int, np.integer)) and 1 <= batch_size <= n, "batch_size", batch_size, f"an integer in 1 … n = {n}")
+    require(is_integer(batch_size) and 1 <= batch_size <= n, "batch_size", batch_size, f"an integer in 1 … n = {n}")
     return 1 / batch_size * (1. if n == math.inf else (n - batch_size) / max(n - 1, 1))
 
 # %% ../nbs/02_sgd_theory.ipynb #02-024
@@ -281,11 +281,12 @@ def stationary_law(
     integral = np.concatenate([-np.cumsum(parts[:k][::-1])[::-1], [0], np.cumsum(parts[k:])]) # outwards from s: it is huge near 0
     w = np.exp(log_w(y))
     log_mass = weight * integral + (1 - 1.5 * p) * log_w(y) - np.log(noise_power(w, modes)) + np.log(np.cosh(y))
-    mass = np.exp(log_mass - log_mass.max())
-    mass /= mass.sum()
-    return StationaryLaw(w, mass / (w * scale * np.cosh(y) * h), mass)
+    mass, width = np.exp(log_mass - log_mass.max()), scale * np.cosh(y) * h # of a cell in ln w
+    density = mass / (w * width)
+    mass[0] *= .5 + 1 / (decay * width[0]) # and all below it, where w π(w) is a power law: much of it close to the limit of the temperature
+    return StationaryLaw(w, density / mass.sum(), mass / mass.sum())
 
-# %% ../nbs/02_sgd_theory.ipynb #02-084
+# %% ../nbs/02_sgd_theory.ipynb #02-087
 def check_single_layer(
     W0:Tensor, # (d_L, d_0)
     task:Task,
@@ -296,9 +297,9 @@ def check_single_layer(
     check_fit((W0,), task)
     require(math.isfinite(lr) and lr > 0, "lr", lr, "finite and > 0")
     for field, value, low in (("batch_size", batch_size, 1), ("steps", steps, 0)):
-        require(isinstance(value, (int, np.integer)) and value >= low, field, value, f"an integer ≥ {low}")
+        require_integer(field, value, low)
 
-# %% ../nbs/02_sgd_theory.ipynb #02-085
+# %% ../nbs/02_sgd_theory.ipynb #02-088
 def risk_recursion(
     W0:Tensor, # the start of a single layer: (d_L, d_0)
     task:Task, # with a Gaussian population
@@ -318,7 +319,7 @@ def risk_recursion(
         rho = keep * rho + lr**2 / batch_size * lam * (lam @ rho + len(W0) * task.population.noise**2)
     return risk
 
-# %% ../nbs/02_sgd_theory.ipynb #02-086
+# %% ../nbs/02_sgd_theory.ipynb #02-089
 def risk_floor(
     task:Task, # with a Gaussian population
     *,
@@ -332,7 +333,7 @@ def risk_floor(
     chi = (lr * lam / spare).sum().item()
     return .5 * task.d_out * task.population.noise**2 * chi / (1 - chi) if chi < 1 and bool((spare > 0).all()) else math.inf
 
-# %% ../nbs/02_sgd_theory.ipynb #02-093
+# %% ../nbs/02_sgd_theory.ipynb #02-096
 def volterra_loss(
     W0:Tensor, # the start of a single layer: (d_L, d_0)
     task:Task, # data

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .network import random_stream, require
+from .network import random_stream, require, require_integer
 
 # %% ../nbs/13_statistics.ipynb #13-005
 class Summary(NamedTuple):
@@ -41,7 +41,7 @@ def bootstrap_means(
     seed:int=0,      # ≥ 0
 )->Tensor: # (n_boot, *shape); NaN where a resample has no run
     "Means over runs drawn with replacement; all entries of a run are drawn together."
-    require(isinstance(n_boot, int) and n_boot >= 1, "n_boot", n_boot, "an integer ≥ 1")
+    require_integer("n_boot", n_boot, 1)
     runs = len(values)
     drawn = torch.from_numpy(random_stream(seed, "bootstrap").multinomial(runs, [1/runs] * runs, size=n_boot)).to(values) # how often each run is drawn
     flat = values.reshape(runs, -1)

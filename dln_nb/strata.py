@@ -8,7 +8,7 @@ __all__ = ['TIE', 'KINDS', 'TABLE_LIMIT', 'LIMIT', 'Forms', 'forms', 'quadratic'
            'count_strata', 'strata', 'nth_stratum', 'integer_below', 'random_strata', 'random_stratum']
 
 # %% ../nbs/10_strata.ipynb #10-004
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .cyclic_patterns import cyclic_paths, pattern_label
-from .network import check_widths, random_stream, require
+from .network import check_widths, is_integer, random_stream, require, require_integer
 
 # %% ../nbs/10_strata.ipynb #10-006
 @lru_cache
@@ -85,8 +85,9 @@ def check_modes(
     rank:int|None=None, # how many they must be; None: any number
 )->tuple[int, ...]: # ascending
     "Refuse sets of modes that are outside 1 … p or repeated."
+    require(isinstance(modes, Iterable), "modes", modes, "a sequence of integers; () for none")
     modes = tuple(modes)
-    integers = all(isinstance(k, (int, np.integer)) and 1 <= k <= p for k in modes)
+    integers = all(is_integer(k) and 1 <= k <= p for k in modes)
     require(integers and len(set(modes)) == len(modes), "modes", modes, f"different integers in 1 … {p}")
     require(rank is None or len(modes) == rank, "modes", modes, f"a set of {rank}, one mode for each learned line of the stratum")
     return tuple(sorted(int(k) for k in modes))
@@ -210,7 +211,7 @@ def check_ranks(
     "Refuse more modes than the widths allow."
     widths = check_widths(widths)
     for field, value, top in (("teacher_rank", teacher_rank, min(widths[0], widths[-1])), ("rank", rank, min(teacher_rank, *widths))):
-        require(isinstance(value, (int, np.integer)) and 0 <= value <= top, field, value,
+        require(is_integer(value) and 0 <= value <= top, field, value,
                 f"an integer in 0 … {top}" + (f" for p = {teacher_rank} modes" if field == "rank" else "") + f" and widths {widths}")
     return widths
 
@@ -374,7 +375,7 @@ def nth_stratum(
     widths = check_ranks(widths, teacher_rank, rank)
     groups, total = count_tables(widths, int(teacher_rank), int(rank), keep=True)
     require(0 <= number < total, "number", number, f"an integer in 0 … {total - 1}")
-    covers, counts = _covers(len(widths) - 1), [0] * len(cyclic_paths(len(widths) - 1))
+    counts = [0] * len(cyclic_paths(len(widths) - 1))
     counts[len(widths) - 1], left = rank, [d - rank for d in widths]
     for group in reversed(groups):
         at = [group.size, *(e - low for e, low in zip(left[1:-1], group.shift))]
@@ -406,7 +407,7 @@ def random_strata(
     seed:int, # ≥ 0
 )->list[Stratum]:
     "Independent strata, each exactly uniform among all; the first ones do not depend on n."
-    require(isinstance(n, int) and n >= 0, "n", n, "an integer ≥ 0")
+    require_integer("n", n, 0)
     total = count_tables(check_ranks(widths, teacher_rank, rank), int(teacher_rank), int(rank), keep=True)[1]
     require(total > 0, "rank", rank, f"{teacher_rank} for a single layer, whose only critical points are its minima")
     rng = random_stream(seed, "strata")

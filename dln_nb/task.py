@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .network import Weights, layer_widths, product, random_stream, require
+from .network import Weights, layer_widths, product, random_stream, require, require_integer
 
 # %% ../nbs/01_task.ipynb #01-006
 TEACHERS = ("low-rank", "full-rank", "degenerate")
@@ -40,12 +40,15 @@ def teacher_spectrum(
 )->Tensor: # (rank,) descending
     "The positive singular values of a teacher; refuses what does not fit its kind."
     require(kind in TEACHERS, "teacher", kind, f"one of {', '.join(TEACHERS)}")
-    if spectrum is not None and rank is None: rank = len(spectrum)
-    if rank is None: rank = (p + 1) // 2 if kind == "low-rank" else p
+    require(p >= 2 or kind == "full-rank", "teacher", kind, "full-rank where min(d_out, d_in) = 1: a vector has one singular value")
     top = p - 1 if kind == "low-rank" else p
     low = p if kind == "full-rank" else 2 if kind == "degenerate" else 1
-    require(p >= 2 or kind == "full-rank", "teacher", kind, "full-rank where min(d_out, d_in) = 1: a vector has one singular value")
-    require(low <= rank <= top, "rank", rank, f"an integer in {low} … {top} for a {kind} teacher with min(d_out, d_in) = {p}")
+    allowed = f"{low}{f' … {top}' * (low < top)}{{}} for a {kind} teacher with min(d_out, d_in) = {p}"
+    if spectrum is not None and rank is None:
+        rank = len(spectrum)
+        require(low <= rank <= top, "spectrum", tuple(spectrum), allowed.format(" values"))
+    if rank is None: rank = (p + 1) // 2 if kind == "low-rank" else p
+    require(low <= rank <= top, "rank", rank, allowed.format(""))
     if spectrum is None: spectrum = [3.] * rank if kind == "degenerate" else np.geomspace(5, 1, rank)
     s = torch.as_tensor(spectrum, dtype=torch.float64).sort(descending=True).values
     require(len(s) == rank and bool((s > 0).all()) and bool(s.isfinite().all()), "spectrum", s.tolist(), f"{rank} finite singular values > 0, as many as the rank")
@@ -64,7 +67,7 @@ def teacher_matrix(
     seed:int=0,         # ≥ 0; decides the singular vectors only
 )->Tensor: # M: (d_out, d_in)
     "A teacher with the chosen singular values and random singular vectors."
-    for field, d in (("d_out", d_out), ("d_in", d_in)): require(isinstance(d, int) and d >= 1, field, d, "an integer ≥ 1")
+    for field, d in (("d_out", d_out), ("d_in", d_in)): require_integer(field, d, 1)
     s, rng = teacher_spectrum(kind, min(d_out, d_in), rank=rank, spectrum=spectrum), random_stream(seed, "teacher")
     U, V = random_orthogonal(d_out, rng), random_orthogonal(d_in, rng)
     return U[:, :len(s)] @ torch.diag(s) @ V[:, :len(s)].T
@@ -237,7 +240,7 @@ def gaussian_task(
     require(np.isfinite(noise) and noise >= 0, "noise", noise, "a finite number ≥ 0")
     d_in, rng = M.shape[1], random_stream(seed, "data")
     low = d_in + (noise > 0) if exact else 1
-    require(n is None or isinstance(n, int) and n >= low, "n", n, f"None or an integer ≥ {low}")
+    require_integer("n", n, low, optional=True)
     lam = input_variances(input_spectrum, d_in)
     V = torch.linalg.svd(M).Vh.T if aligned else random_orthogonal(d_in, random_stream(seed, "input axes"))
     population = Population(M, V * lam.sqrt() @ V.T, float(noise))
@@ -286,8 +289,9 @@ def check_fit(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,
 )->None:
-    "Refuse weights whose ends do not fit the task."
+    "Refuse weights whose ends or numbers do not fit the task."
     widths = layer_widths(Ws)
+    require(all(W.dtype == torch.float64 for W in Ws), "Ws", [str(W.dtype) for W in Ws], "float64: plateaus and small singular values drown in single precision")
     require((widths[0], widths[-1]) == (task.d_in, task.d_out), "widths", widths, f"({task.d_in}, …, {task.d_out}) for this task")
 
 # %% ../nbs/01_task.ipynb #01-036

@@ -18,7 +18,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import digamma, expit, factorial, hyp2f1, poch
 from torch import Tensor
 
-from .network import Weights, check_widths, require
+from .network import Weights, check_widths, is_integer, require
 from .task import Task, gradient
 
 # %% ../nbs/02_theory.ipynb #02-006
@@ -241,7 +241,7 @@ def learning_coefficient(
 )->LearningCoefficient:
     "The learning coefficient of the networks whose product is a given matrix of rank r (Aoyagi 2024)."
     widths = check_widths(widths)
-    require(isinstance(rank, (int, np.integer)) and 0 <= rank <= min(widths), "rank", rank, f"an integer in 0 … {min(widths)}")
+    require(is_integer(rank) and 0 <= rank <= min(widths), "rank", rank, f"an integer in 0 … {min(widths)}")
     excess = sorted(d - int(rank) for d in widths)
     m = max(l for l in range(1, len(excess)) if sum(excess[:l+1]) >= l * excess[l])
     active = excess[:m+1]

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import kernel as compiled
-from .network import Weights, layer_widths, random_stream, require
+from .network import Weights, is_integer, layer_widths, random_stream, require, require_integer
 from .task import Task, backprop, check_fit, excess_loss
 from .workers import one_thread
 
@@ -352,18 +352,17 @@ def check_training(
 )->None:
     "Refuse arguments of `train` that make no sense, before any work."
     check_fit(Ws, task)
-    require(all(W.dtype == torch.float64 for W in Ws), "Ws", [str(W.dtype) for W in Ws], "float64: plateaus and small singular values drown in single precision")
     require(all(bool(W.isfinite().all()) for W in Ws), "Ws", "weights with NaN or infinite entries", "finite")
     require({W.shape[:-2] for W in Ws} in ({()}, {(len(runs),)}), "Ws", [tuple(W.shape) for W in Ws], f"matrices without a leading axis (the same start for all runs), or all with {len(runs)} starts, one for each run")
     require(np.isfinite(lr) and lr > 0, "lr", lr, "finite and > 0")
     for field, value, low in (("steps", steps, 0), ("record_every", record_every, 1), ("observe_every", observe_every, 1)):
-        require(isinstance(value, (int, np.integer)) and value >= low, field, value, f"an integer ≥ {low}")
+        require_integer(field, value, low)
     require(len(runs) >= 1 and all(r >= 0 for r in runs), "runs", list(runs), "a number ≥ 1, or a sequence of run numbers ≥ 0")
     require(sampling in SAMPLINGS, "sampling", sampling, f"one of {', '.join(SAMPLINGS)}")
     require(kernel in KERNELS, "kernel", kernel, f"one of {', '.join(KERNELS)}")
     require(kernel != "compiled" or device.type == "cpu", "kernel", kernel, f"auto, torch or inductor on the device {device}")
     if batch_size is None: return
-    require(isinstance(batch_size, (int, np.integer)) and 1 <= batch_size and (sampling == "stream" or batch_size <= task.n), "batch_size", batch_size, f"an integer in 1 … n = {task.n}, or None for full-batch gradient descent")
+    require(is_integer(batch_size) and 1 <= batch_size and (sampling == "stream" or batch_size <= task.n), "batch_size", batch_size, f"an integer in 1 … n = {task.n}, or None for full-batch gradient descent")
     if sampling == "stream": require(task.population is not None, "sampling", sampling, "shuffle or replacement for a task that is only data: there is no population to draw fresh samples from")
     else: require(task.X is not None, "sampling", sampling, "stream for a task that is the population itself")
 
@@ -387,7 +386,7 @@ def train(
     progress:bool=True, # show a progress bar
 )->Trajectory:
     "Train by GD or SGD, several runs at once."
-    runs, device = range(runs) if isinstance(runs, (int, np.integer)) else tuple(runs), Ws[0].device if device is None else torch.device(device)
+    runs, device = range(runs) if is_integer(runs) else tuple(runs), Ws[0].device if device is None else torch.device(device)
     check_training(Ws, task, lr=lr, steps=steps, batch_size=batch_size, runs=runs, sampling=sampling, record_every=record_every, observe_every=observe_every, kernel=kernel, device=device)
     options = dict(lr=lr, steps=steps, batch_size=batch_size, runs=runs, seed=seed, sampling=sampling, record_every=record_every, device=device, kernel=kernel, progress=progress)
     rule = AllOf(checkpoints if isinstance(checkpoints, Sequence) else () if checkpoints is None else (checkpoints,))

@@ -18,8 +18,8 @@ from torch import Tensor
 from .balance import balance_residual
 from .deviations import central_pvalue, common_gauge, distance_from_others, flat_parameters, outside_pvalue
 from .distances import cosine_similarity, function_distance, gauge_distance, layer_distance, parameter_distance, parameter_norm, ratio
-from .mode_coupling import cross_energy, crossing_times, mode_blocks, mode_coefficients, mode_strengths
-from .network import Weights, layer_widths, product, require
+from .mode_coupling import cross_energy, crossing_times, mode_blocks, mode_strengths
+from .network import Weights, layer_widths, product
 from .rank_patterns import THRESHOLDS, RankPattern, l1_distance, multiplicity_pattern, rank_pattern_of
 from .singular_values import singular_values
 from .spectra import existing_values, interval_lengths, l1_spectra, log_spectra_of
@@ -220,8 +220,8 @@ def balance_variables(gd:Kept, sgd:Kept, task:Task, o:Options)->Variables:
 
 # %% ../nbs/13_variables.ipynb #13-032
 def mode_variables(
-    gd:Tensor,  # w_αβ of GD: (1, observations, p, p)
-    sgd:Tensor, # w_αβ of the SGD runs: (runs, observations, p, p)
+    gd:Tensor,  # w_αβ of GD: (1, observations, p, p); NaN where missing
+    sgd:Tensor, # w_αβ of the SGD runs: (runs, observations, p, p); NaN where missing
     steps:Tensor, # (observations,)
     task:Task,
     o:Options,
@@ -236,7 +236,8 @@ def mode_variables(
     for (name, axes, meaning), one, many in zip(meanings, values(gd), values(sgd)):
         data[f"{name}_gd"] = (axes, one[0], {"long_name": f"{meaning}: GD"})
         data |= over_runs(name, axes, many, meaning, o, every=False)
-    times = lambda w: crossing_times(w, s, steps, o.cross_eps * s[0].item(), o.diag_fraction, blocks=blocks)
+    whole = lambda w: w.where(w.isfinite().flatten(1).all(1)[:, None, None, None], torch.nan) # a run that diverges has no crossing times
+    times = lambda w: crossing_times(whole(w), s, steps, o.cross_eps * s[0].item(), o.diag_fraction, blocks=blocks)
     names = (("t_cross", "first step with all |w_αβ| ≤ ε, β ≠ α"), ("t_cross_last", "step from which all |w_αβ| ≤ ε to the end"), ("t_diag", "first step with |w_αα| ≥ c s_α"))
     for (name, meaning), one, many in zip(names, times(gd), times(sgd)):
         data[f"{name}_gd"] = (dims[1:], one[0], {"long_name": f"{meaning}: GD; NaN: never", "units": "steps"})
@@ -250,8 +251,7 @@ def own_variables(
     gd:Kept, sgd:Kept, task:Task, o:Options,
 )->Variables: # name_gd, name_sgd, name_sgd_mean, …
     "A user's function of weights and task, as variables like the others; further axes are called name_0, name_1, …"
-    require(name.isidentifier(), "measures", name, "named by a Python identifier")
-    one, many = (kept.apply(lambda Ws: measure(Ws, task)) for kept in (gd, sgd))
+    one, many = (kept.apply(lambda Ws: torch.as_tensor(measure(Ws, task))) for kept in (gd, sgd))
     dims = ("checkpoint", *(f"{name}_{k}" for k in range(one.ndim - 2)))
     return {f"{name}_gd": (dims, one[0], {"long_name": f"{name}: GD"})} | over_runs(name, dims, many, name, o)
 

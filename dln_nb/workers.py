@@ -18,7 +18,7 @@ from joblib.executor import MemmappingExecutor
 from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import ThreadpoolController
 
-from .network import require
+from .network import require, require_integer
 
 # %% ../nbs/02_workers.ipynb #02-006
 @cache
@@ -47,7 +47,7 @@ def workers(
     scheduler:str|None=None, # address of a Dask cluster instead, e.g. tcp://host:8786
 )->Iterator[None]:
     "Inside, `joblib.Parallel()` uses processes with one thread each: this one, local ones, or those of a cluster."
-    require(isinstance(n_jobs, int) and n_jobs >= 1, "n_jobs", n_jobs, "an integer ≥ 1")
+    require_integer("n_jobs", n_jobs, 1)
     if scheduler is not None:
         with cluster(scheduler), parallel_config(backend="dask"): yield
     elif n_jobs == 1:
