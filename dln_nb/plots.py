@@ -184,7 +184,8 @@ def plot_losses(
     gd, sgd = ds.loss_gd.values - low, ds.loss_sgd.values - low
     shown = lambda loss: np.where(loss < 1e3 * (gd[0] + low), loss, np.nan) # a run that diverges leaves the picture
     floor = max(1e-4 * gd[0], .5 * np.nanmin(shown(gd), initial=np.inf) if np.isfinite(shown(gd)).any() else 0)
-    ax.plot(t, shown(sgd).T, color=SGD, lw=.4, alpha=.6, rasterized=True, label=["each SGD run"] + ["_"] * (len(sgd) - 1))
+    some = slice(None, None, max(1, len(t) // 500)) # as many records as a column can show: all of every run make a vector figure heavy
+    ax.plot(t[some], shown(sgd).T[some], color=SGD, lw=.4, alpha=.6, label=["each SGD run"] + ["_"] * (len(sgd) - 1))
     ax.plot(t, shown(gd), color=GD, lw=1.4, label="GD")
     for k, level in enumerate(p for p in ds.plateau.values - low if p > floor): ax.axhline(level, color=GUIDE, lw=.6, ls=":", zorder=0, label=None if k else "predicted plateaus")
     mark_escapes(ax, ds)
@@ -491,5 +492,5 @@ def save_figure(
     for f in formats: require(f in FORMATS, "formats", f, f"one of {', '.join(FORMATS)}")
     undated = dict(svg={"Date": None}, pdf={"CreationDate": None}, png={})
     with plt.rc_context(STYLE):
-        for f in formats: fig.savefig(f"{stem}.{f}", metadata=undated[f], dpi=200 if f == "png" else 300) # of what is rasterized inside vectors
+        for f in formats: fig.savefig(f"{stem}.{f}", metadata=undated[f], dpi=200)
     return [Path(f"{stem}.{f}") for f in formats]
