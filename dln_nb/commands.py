@@ -17,7 +17,8 @@ from .report import finding, load_results, make_figures, write_report
 from .saddle_samples import SaddleSample, report_saddles, store_saddles
 from .store import load, save
 from .sweeps import experiment_grid, parse_values, status as states_of
-from .verdicts import collect, golden_path_grid, verdict_table
+from .verdicts import collect, golden_path_grid
+from .verdicts_plots import report_verdicts
 
 # %% ../nbs/17_commands.ipynb #17-005
 def _sweep_and_report(experiments, out, n_jobs, scheduler, device, progress):
@@ -99,6 +100,7 @@ def sweep(
 # %% ../nbs/17_commands.ipynb #17-009
 def golden_path(
     out: Path = Path("results/golden-path"),
+    format: tuple[Literal["svg", "pdf", "png"], ...] = ("svg", "pdf"),
     n_jobs: int = 2,
     scheduler: str | None = None,
     progress: bool = True,
@@ -106,7 +108,8 @@ def golden_path(
     """Run the grid of the golden path study: is GD one of the SGD runs? A file of summaries and a table of verdicts.
 
     Args:
-        out: folder for the results, summary/golden_path.nc and summary/verdicts.csv.
+        out: folder for the results; in its summary/ golden_path.nc, the tables (verdicts.csv is that of the study) and the figures.
+        format: of the figures, one or more of svg, pdf and png.
         n_jobs: worker processes, one thread each.
         scheduler: address of a Dask cluster instead, e.g. tcp://host:8786; it must see the same folder.
         progress: show progress bars.
@@ -114,9 +117,9 @@ def golden_path(
     paths = run_sweep(golden_path_grid(), out, n_jobs=n_jobs, scheduler=scheduler, progress=progress)
     (folder := out / "summary").mkdir(exist_ok=True)
     save(summary := collect(map(load, paths)), folder / "golden_path.nc")
-    (table := verdict_table(summary)).to_csv(folder / "verdicts.csv", index=False)
+    table = report_verdicts(summary, folder, format)
     print(table[["regime", "space", "phase", "distance", "effect", "low", "high", "verdict"]].to_string(index=False, float_format="{:.3g}".format))
-    print(f"\nSummaries and verdicts: {folder}")
+    print(f"\nSummaries, verdicts and figures: {folder}")
 
 # %% ../nbs/17_commands.ipynb #17-010
 def saddles(
