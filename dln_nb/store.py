@@ -34,7 +34,7 @@ except ImportError: fcntl = None # Windows has no such locks: there two sweeps m
 FORMAT = 4 # version of the meaning of a stored result; a change of any number in it raises this
 
 # %% ../nbs/13_store.ipynb #13-006
-class ResultError(Exception):
+class ResultError(RuntimeError):
     "A result file that cannot be used: damaged, or written by another version."
 
 # %% ../nbs/13_store.ipynb #13-007

@@ -39,7 +39,7 @@ def experiment_grid(
         require(name in FIELDS, "grid", name, f"a field of Experiment: {', '.join(FIELDS)}")
         require(isinstance(of, Sequence) and not isinstance(of, str) and len(of) > 0, "grid", {name: of}, "a field with a list of values")
     experiments = [replace(base, **dict(zip(values, combination))) for combination in product(*values.values())]
-    require(len(set(experiments)) == len(experiments), "grid", values, "fields with values that differ from each other: some experiment would be there twice")
+    require(len(set(experiments)) == len(experiments), "grid", values, "fields with values that differ, so that no experiment is there twice")
     return experiments
 
 # %% ../nbs/14_sweeps.ipynb #14-009
@@ -147,7 +147,7 @@ def _listed(out:Path)->tuple[dict[str, str], list[State]]: # labels by file, and
     labels, unread = {}, []
     for plan in sorted(out.glob(".plan-*.json")):
         try: labels |= json.loads(plan.read_text())
-        except (OSError, ValueError) as error: unread.append(State(plan.name, "", "other", f"list of a sweep, cannot be read ({getattr(error, 'strerror', error)}): experiments that have not begun are not shown"))
+        except (OSError, ValueError) as error: unread.append(State(plan.name, "", "other", f"list of a sweep, cannot be read ({error.strerror if isinstance(error, OSError) else 'damaged'}): experiments that have not begun may be missing here"))
     return labels, unread
 
 # %% ../nbs/14_sweeps.ipynb #14-026
