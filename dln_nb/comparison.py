@@ -179,7 +179,9 @@ STARTED = WeakSet() # comparisons whose threads may be at work
 @atexit.register
 def end_comparisons()->None:
     "Stop all trainings, and wait until they have."
-    for c in list(STARTED): c.stop()
+    for c in list(STARTED):
+        c._tell = lambda c: None # nobody watches any more
+        c.stop()
     for c in list(STARTED): c.wait()
 
 # %% ../nbs/17_comparison.ipynb #17-039
