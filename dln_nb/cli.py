@@ -17,10 +17,10 @@ COMMANDS = { # what each does: the first line of its function's docstring
     "study": "Run a preset study, regimes × teachers; figures and a report.",
     "sweep": "Run all combinations of values of some fields, each --grid field=value,value,….",
     "status": "Show which experiments of a folder are done, diverged, running, failed, interrupted or waiting.",
-    "golden-path": "Run the grid of the golden path study: is GD one of the SGD runs? A file of summaries and a table of verdicts.",
+    "golden-path": "Run the grid of the golden path study: is GD one of the SGD runs? Summaries, tables of verdicts and figures.",
     "saddles": "Sample saddles, refine and certify them; a table of their classes and a figure.",
     "report": "Make the report of a folder from its stored results, without training.",
-    "figures": "Make all figures of a folder from its stored results, for a paper, without training.",
+    "figures": "Make all figures of a folder, for a paper, from its stored results, samples of saddles and verdicts, without training.",
 }
 
 # %% ../nbs/18_cli.ipynb #18-006
@@ -40,8 +40,9 @@ def main(
         if command not in COMMANDS: raise ValueError(f"command {command!r} is not there: it must be one of {', '.join(COMMANDS)}")
         commands = import_module("dln_nb.commands") # here, since PyTorch comes with it: the help of the program need not wait for that
         tyro.cli(getattr(commands, command.replace("-", "_")), prog=f"dln_nb {command}", args=options)
-    except (ValueError, RuntimeError) as error:
-        print(f"dln_nb: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError, OSError) as error: # a `ResultError` is a RuntimeError
+        file = (error.filename2 or error.filename) if isinstance(error, OSError) else None # missing, full, or not ours
+        print(f"dln_nb: {f'{file}: {error.strerror}' if file else error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stopped:
         print(f"\ndln_nb: {str(stopped) or 'interrupted; finished results are stored, and the same command goes on with the others'}", file=sys.stderr)

@@ -6,18 +6,20 @@
 __all__ = ['run', 'study', 'sweep', 'golden_path', 'saddles', 'report', 'figures', 'status']
 
 # %% ../nbs/17_commands.ipynb #17-004
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from .experiment import Experiment, study as preset_study, sweep as run_sweep
+from .network import require
 from .plots import title_of
-from .report import finding, load_results, make_figures, write_report
-from .saddle_samples import SaddleSample, report_saddles, store_saddles
+from .report import finding, load_results, make_figures, say_not_shown, write_report
+from .saddle_samples import SaddleSample, chunk_paths, report_saddles, sample_of, store_saddles
 from .store import load, save
-from .sweeps import experiment_grid, parse_values, status as states_of
-from .verdicts import collect, golden_path_grid
+from .sweeps import experiment_grid, look_into, parse_grid, status as states_of
+from .verdicts import SUMMARY, collect, golden_path_grid
 from .verdicts_plots import report_verdicts
 
 # %% ../nbs/17_commands.ipynb #17-005
@@ -84,7 +86,7 @@ def sweep(
 
     Args:
         base: the fields that do not vary.
-        grid: a field and its values, e.g. lr=0.01,0.02 or depth=2,3; may be given several times.
+        grid: a field and its values, e.g. lr=0.01,0.02 or depth=2,3; may be given several times, for one field each.
         out: folder for the results.
         n_jobs: worker processes, one thread each.
         scheduler: address of a Dask cluster instead, e.g. tcp://host:8786; it must see the same folder.
@@ -92,7 +94,7 @@ def sweep(
         report: figures and a report, too.
         progress: show progress bars.
     """
-    experiments = experiment_grid(base, **dict(map(parse_values, grid)))
+    experiments = experiment_grid(base, **parse_grid(grid))
     if report: return _sweep_and_report(experiments, out, n_jobs, scheduler, device, progress)
     paths = run_sweep(experiments, out, n_jobs=n_jobs, scheduler=scheduler, device=device, progress=progress)
     print(f"{len(paths)} results: {out}\nIn Python: dln_nb.sweeps.open_sweep({str(out)!r})")
@@ -105,7 +107,7 @@ def golden_path(
     scheduler: str | None = None,
     progress: bool = True,
 )->None:
-    """Run the grid of the golden path study: is GD one of the SGD runs? A file of summaries and a table of verdicts.
+    """Run the grid of the golden path study: is GD one of the SGD runs? Summaries, tables of verdicts and figures.
 
     Args:
         out: folder for the results; in its summary/ golden_path.nc, the tables (verdicts.csv is that of the study) and the figures.
@@ -158,33 +160,57 @@ def report(
     print(f"Report: {write_report(folder, n_jobs=n_jobs, progress=progress)}")
 
 # %% ../nbs/17_commands.ipynb #17-012
+def _draw_samples(folder, found, formats)->list[str]: # which samples are not shown, and why
+    "Figures and tables of the samples of saddles that lie in a folder."
+    left = []
+    for sample in {attrs["key"]: sample_of(attrs) for attrs in found.others.values() if "sample" in attrs}.values():
+        paths = list(chunk_paths(sample, folder))
+        if missing := [path.name for path in paths if path not in found.others]:
+            left.append(f"{sample.name}: {len(missing)} of its {len(paths)} files are missing or cannot be used; dln_nb saddles with the same options makes them")
+            continue
+        report_saddles(sample, folder, formats)
+        print("Saddles:", *sorted(map(str, folder.glob(f"{sample.name}.*"))))
+    return left
+
+# %% ../nbs/17_commands.ipynb #17-013
 def figures(
     folder: tyro.conf.Positional[Path],
     format: tuple[Literal["svg", "pdf", "png"], ...] = ("pdf",),
     n_jobs: int = 2,
     progress: bool = True,
 )->None:
-    """Make all figures of a folder from its stored results, for a paper, without training.
+    """Make all figures of a folder, for a paper, from its stored results, samples of saddles and verdicts, without training.
 
     Args:
-        folder: folder with stored results (*.nc).
+        folder: folder with stored results, samples of saddles or the summary of the golden path (*.nc).
         format: one or more of svg, pdf (vectors, fonts embedded) and png.
         n_jobs: worker processes for drawing.
         progress: show progress bars.
     """
-    overview, each = make_figures(folder, formats=format, n_jobs=n_jobs, progress=progress)
-    print(f"{len(overview) + sum(map(len, each))} figures as {', '.join(format)}: {folder / 'figures'}")
+    found = look_into(folder)
+    summaries = [path for path, attrs in found.others.items() if attrs.get("title") == SUMMARY]
+    unknown = {path: attrs for path, attrs in found.others.items() if "sample" not in attrs and path not in summaries}
+    require(len(found.results) + len(found.others) > len(unknown), "folder", str(folder), "; ".join(["a folder with stored results, samples of saddles or summaries (*.nc)", *found.passed_over]))
+    if found.results:
+        overview, each = make_figures(folder, formats=format, results=load_results(folder)[0], n_jobs=n_jobs, progress=progress)
+        print(f"{len(overview) + sum(map(len, each))} figures as {', '.join(format)}: {folder / 'figures'}")
+    for path in summaries:
+        report_verdicts(load(path), folder, format)
+        print(f"Verdicts of {path.name}: {folder}")
+    incomplete = _draw_samples(folder, found, format)
+    say_not_shown([*found._replace(others=unknown).passed_over, *incomplete])
 
-# %% ../nbs/17_commands.ipynb #17-013
+# %% ../nbs/17_commands.ipynb #17-014
 def status(
     folder: tyro.conf.Positional[Path],
 )->None:
     """Show which experiments of a folder are done, diverged, running, failed, interrupted or waiting.
 
     Args:
-        folder: folder with stored results (*.nc), perhaps of a sweep that is still running.
+        folder: folder with stored results (*.nc), perhaps of a sweep that is still running; reading is enough.
     """
     states = states_of(folder)
     for s in states: print(f"{s.state:12}{s.file}  {s.label}" + f"\n{'':12}{s.detail}" * bool(s.detail))
-    count = {state: sum(s.state == state for s in states) for state in dict.fromkeys(s.state for s in states)}
-    print(f"{len(states)} experiments: " + (", ".join(f"{n} {state}" for state, n in count.items()) or "nothing here"))
+    count = Counter(s.state for s in states)
+    others = count.pop("other", 0)
+    print(f"{count.total()} experiments: " + (", ".join(f"{n} {state}" for state, n in count.items()) or "nothing here") + f"; other files: {others}" * bool(others))

@@ -250,7 +250,6 @@ class Dashboard:
         require(threshold in THRESHOLDS, "threshold", threshold, f"one of {', '.join(THRESHOLDS)}")
         if c.plan is None or not len(c.gd): return self._message(c)
         number = newest(c) if number is None else number
-        require(number in c.plan.moments, "number", number, f"one of the {len(c.plan.moments)} moments of the plan")
         moment = c.moment(number) # measured before the curves are drawn, so that they contain it
         now = (c, len(c.gd), len(c.sgd), len(c.measured), c.exact is None, threshold)
         if now != self._drawn: self._background(c, threshold)

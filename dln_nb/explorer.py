@@ -88,7 +88,7 @@ def teacher_controls(
         data=menu("data", list(DATA), e.data),
         teacher=menu("teacher", list(TEACHERS), e.teacher),
         rank=menu("rank", [("by kind", 0), *((str(r), r) for r in range(1, max(17, 1 + (e.rank or 0))))], e.rank or 0),
-        spectrum=widgets.Text(value=", ".join(f"{s:g}" for s in e.spectrum or ()), placeholder="auto, or like 4, 2, 1", description="strengths", style=STYLE, layout=WIDE, continuous_update=False),
+        spectrum=widgets.Text(value=", ".join(repr(s).removesuffix(".0") for s in e.spectrum or ()), placeholder="auto, or like 4, 2, 1", description="strengths", style=STYLE, layout=WIDE, continuous_update=False),
         d_out=slider(widgets.IntSlider, "outputs", e.d_out, 1, 16))
 
 # %% ../nbs/17_explorer.ipynb #17-020
@@ -148,12 +148,12 @@ def settings(
     if values["data"] != "gaussian": values |= {f.name: f.default for f in fields(Experiment) if f.name in (*OF_GAUSSIAN, "aligned", "exact")}
     return values
 
-# %% ../nbs/17_explorer.ipynb #17-030
+# %% ../nbs/17_explorer.ipynb #17-028
 def message()->widgets.HTML:
     "An empty place for what is wrong."
     return widgets.HTML(layout=widgets.Layout(width="280px", display="none"))
 
-# %% ../nbs/17_explorer.ipynb #17-031
+# %% ../nbs/17_explorer.ipynb #17-029
 def say(
     place:widgets.HTML,
     text:str, # "" hides it
@@ -162,21 +162,21 @@ def say(
     place.value = f'<div style="color: var(--jp-error-color1, #b3261e); font-size: 12px; line-height: 1.35; margin-left: 8px">{html.escape(text)}</div>' if text else ""
     place.layout.display = None if text else "none"
 
-# %% ../nbs/17_explorer.ipynb #17-032
+# %% ../nbs/17_explorer.ipynb #17-030
 def code_block(
     lines:list[str],
 )->str: # HTML
     "Lines to copy: a click selects one."
     return "".join(f'<pre style="margin: 2px 0; padding: 3px 8px; white-space: pre-wrap; user-select: all; background: var(--jp-layout-color2, #eee); font-size: 12px">{html.escape(line)}</pre>' for line in lines)
 
-# %% ../nbs/17_explorer.ipynb #17-033
+# %% ../nbs/17_explorer.ipynb #17-031
 def named_regime(
     gamma:float,
 )->str:
     "The regime that an exponent of the initial variance belongs to (Jacot et al. 2021)."
     return "NTK" if gamma < 1 else "intermediate" if gamma == 1 else "saddle-to-saddle"
 
-# %% ../nbs/17_explorer.ipynb #17-034
+# %% ../nbs/17_explorer.ipynb #17-032
 class Controls:
     "The controls of an experiment, each with a place for what is wrong with it."
     def __init__(self,
@@ -197,7 +197,7 @@ class Controls:
         "Show what follows from other controls, and close those without a meaning."
         f, auto = self.fields, self.automatic
         if auto["gamma"].value: f["gamma"].value = regime_gamma(f["regime"].value, f["depth"].value)
-        else: f["regime"].value = named_regime(f["gamma"].value)
+        else: f["regime"].value = self.base.regime if f["gamma"].value == self.base.gamma else named_regime(f["gamma"].value)
         f["regime"].disabled = not auto["gamma"].value
         for field, box in auto.items(): f[field].disabled = box.value
         for field in ("lr", "steps"): f[field].readout = not auto[field].value # known only to the training

@@ -43,12 +43,12 @@ def teacher_spectrum(
     require(p >= 2 or kind == "full-rank", "teacher", kind, "full-rank where min(d_out, d_in) = 1: a vector has one singular value")
     top = p - 1 if kind == "low-rank" else p
     low = p if kind == "full-rank" else 2 if kind == "degenerate" else 1
-    allowed = f"{low}{f' … {top}' * (low < top)}{{}} for a {kind} teacher with min(d_out, d_in) = {p}"
+    whose = f"for a {kind} teacher with min(d_out, d_in) = {p}"
     if spectrum is not None and rank is None:
         rank = len(spectrum)
-        require(low <= rank <= top, "spectrum", tuple(spectrum), allowed.format(" values"))
+        require(low <= rank <= top, "spectrum", tuple(spectrum), f"None or {low}{f' … {top}' * (low < top)} singular values {whose}")
     if rank is None: rank = (p + 1) // 2 if kind == "low-rank" else p
-    require(low <= rank <= top, "rank", rank, allowed.format(""))
+    require(low <= rank <= top, "rank", rank, f"an integer in {low} … {top} {whose}")
     if spectrum is None: spectrum = [3.] * rank if kind == "degenerate" else np.geomspace(5, 1, rank)
     s = torch.as_tensor(spectrum, dtype=torch.float64).sort(descending=True).values
     require(len(s) == rank and bool((s > 0).all()) and bool(s.isfinite().all()), "spectrum", s.tolist(), f"{rank} finite singular values > 0, as many as the rank")

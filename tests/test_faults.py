@@ -3,6 +3,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import xarray as xr
 
 from dln_nb.experiment import Experiment, sweep
-from dln_nb.store import load
+from dln_nb.store import beside, claim, load
 from dln_nb.sweeps import status
 
 TINY = Experiment(width=8, steps=100, lr=.01, runs=2, n_levels=4, points=3, n_boot=20, measures=("balance",))
@@ -191,6 +192,34 @@ def test_what_cannot_be_used_is_set_aside_and_named(tmp_path, undisturbed):
         assert (tmp_path/f"{path.name}.set-aside-1").read_bytes() == content
         assert any(path.name in str(w.message) and "set aside as" in str(w.message) for w in said)
         xr.testing.assert_identical(load(path), undisturbed[path.name])
+
+
+def as_reader(*args):
+    "The command line, called by somebody who may do only what the modes of the files say; root must be kept from more."
+    held = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if held and not shutil.which("setpriv"): pytest.skip("root may write everywhere, and there is no setpriv to keep him from it")
+    return subprocess.run([*held, sys.executable, "-c", "from dln_nb.cli import main; main()", *map(str, args)], capture_output=True, text=True)
+
+
+def test_a_folder_that_one_may_only_read(tmp_path):
+    "Its state is told as far as it can be; what would have to write there is refused in one line."
+    done, left, held, hidden, secret = sweep(GRID[:5], tmp_path, progress=False)
+    for path in (left, held, hidden): path.unlink()
+    for path in (left, hidden): beside(path, "running").touch()
+    with claim(held):
+        for path in (secret, beside(hidden, "running")): path.chmod(0)
+        tmp_path.chmod(0o555)
+        try:
+            said = as_reader("status", tmp_path)
+            refused = as_reader("report", tmp_path)
+            tmp_path.chmod(0o333)
+            closed = as_reader("status", tmp_path)
+        finally: tmp_path.chmod(0o755)
+    assert said.returncode == 0 and not said.stderr, said.stderr
+    told = {line.split()[1]: line.split()[0] for line in said.stdout.splitlines() if ".nc " in line}
+    assert told == {done.name: "done", left.name: "interrupted", held.name: "running", hidden.name: "unreadable", secret.name: "unreadable"}
+    assert f"process {os.getpid()} on" in said.stdout and "running or interrupted: its claim cannot be read" in said.stdout
+    for end in (refused, closed): assert end.returncode == 2 and end.stderr.splitlines()[-1].startswith("dln_nb: ") and "Traceback" not in end.stderr, end.stderr
 
 
 def threads():

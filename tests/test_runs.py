@@ -69,6 +69,23 @@ def test_interrupt_keeps_what_is_finished(tmp_path):
     assert "Traceback" not in own, said
 
 
+WATCHED = """
+import atexit, time
+atexit.register(lambda: print(*(e.comparison.phase for e in explorers))) # the last to be called: what is registered later comes first
+from dln_nb.experiment import Experiment
+from dln_nb.explorer import Explorer
+explorers = [Explorer(Experiment(width=32, runs=8, steps=50_000, lr=.001, seed=s)) for s in range(3)]
+for e in explorers: e.run()
+while min(len(e.comparison.sgd) for e in explorers) < 3: time.sleep(.01)
+"""
+
+
+def test_python_ends_while_explorers_train():
+    "Their threads are stopped first: cut off inside PyTorch they would abort the process."
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.split() == ["stopped"] * 3, done
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_steps():
     "Ten times the steps, the same number of records and checkpoints: the peak memory stays."
