@@ -142,7 +142,8 @@ def saddles(
     """
     store_saddles(sample, out, n_jobs=n_jobs, progress=progress)
     print(report_saddles(sample, out, format))
-    print(f"\nTable: {out / sample.name}.csv\nFigure: {out / sample.name}.{format[0]}\nPoints: {out / sample.name}-modes-*.nc, each read by dln_nb.store.load")
+    drawn = [str(path) for path in (out / f"{sample.name}.{f}" for f in format) if path.exists()] # none where no point is clear
+    print("\n".join(["", f"Table: {out / sample.name}.csv", *(f"Figure: {path}" for path in drawn), f"Points: {out / sample.name}-modes-*.nc, each read by dln_nb.store.load"]))
 
 # %% ../nbs/17_commands.ipynb #17-011
 def report(
