@@ -1,6 +1,4 @@
 "What a certificate costs: beside automatic differentiation, at width 64, and in memory."
-from common import seconds, write_table
-
 import subprocess
 import sys
 from functools import partial
@@ -9,13 +7,15 @@ from time import process_time
 
 import numpy as np
 import torch
+from common import seconds, write_table
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from dln_nb.curvature import hessian, to_vector
-from dln_nb.eigenvalues import eigenvalues, lowest_eigenvalues, parts
-from dln_nb.hessian import certify
-from dln_nb.network import change_gauge, layer_widths, random_stream
-from dln_nb.task import gaussian_task, random_orthogonal, teacher_matrix
+from dln_nb.foundations.checks import random_stream
+from dln_nb.foundations.network import change_gauge, layer_widths
+from dln_nb.foundations.task import gaussian_task, random_orthogonal, teacher_matrix
+from dln_nb.saddles.certificates import certify
+from dln_nb.saddles.eigenvalues import eigenvalues, lowest_eigenvalues, parts
+from dln_nb.saddles.hessian import hessian, to_vector
 
 TOL = 1e-9
 seconds = partial(seconds, clock=process_time) # one thread: what a quiet machine would take

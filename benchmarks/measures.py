@@ -1,16 +1,15 @@
 "What a measure costs for each network at a checkpoint, beside plain batched `svdvals` of all partial products."
-from common import seconds, write_table # sets one thread before numpy and torch
-
 import time
 from dataclasses import replace
 from functools import partial
 
 import torch
+from common import seconds, write_table  # sets one thread before numpy and torch
 
-from dln_nb.experiment import Experiment, initial_weights, make_task, stable_lr
-from dln_nb.network import partial_products
-from dln_nb.trainer import Steps, train
-from dln_nb.variables import MEASURES, Kept, Options
+from dln_nb.experiments.description import Experiment, initial_weights, make_task, stable_lr
+from dln_nb.experiments.variables import MEASURES, Kept, Options
+from dln_nb.foundations.network import partial_products
+from dln_nb.training.trainer import Steps, train
 
 CASES = [dict(width=16, depth=4), dict(width=64), dict(width=128)]
 RUNS, CHECKPOINTS = 4, 6

@@ -1,21 +1,21 @@
 "Saddles per second: 10 000 saddles of four layers sampled, refined, certified and classified on two cores."
-from common import machine, write_table # first: it sets one thread per process
-
 import argparse
 import os
 import resource
 from time import perf_counter, process_time
 
 import torch
+from common import machine, write_table  # first: it sets one thread per process
 from joblib import Parallel, delayed, parallel_config
 
-from dln_nb.curvature import to_vector
-from dln_nb.hessian import certify
-from dln_nb.normal_form import critical_point, residual_sigma
-from dln_nb.proposals import Settings, chain_points
-from dln_nb.refinement import refine_blocks
-from dln_nb.saddles import AMBIGUOUS, gap_patterns, join_saddles, saddle_chunk
-from dln_nb.task import gaussian_task, gradient, teacher_matrix
+from dln_nb.foundations.task import gaussian_task, gradient, teacher_matrix
+from dln_nb.measures.rank_patterns import AMBIGUOUS
+from dln_nb.saddles.certificates import certify
+from dln_nb.saddles.hessian import to_vector
+from dln_nb.saddles.normal_form import critical_point, residual_sigma
+from dln_nb.saddles.proposals import Settings, chain_points
+from dln_nb.saddles.refinement import refine_blocks
+from dln_nb.saddles.sampler import gap_patterns, join_saddles, saddle_chunk
 
 DRAWS, CHAINS = 20, 50 # points of each chain, chains of each chunk
 CASES = [((8, 8, 8, 8, 8), (1, 3)), ((6, 8, 8, 8, 6), (1, 2)), ((8, 7, 6, 7, 8), ())]

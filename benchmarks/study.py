@@ -1,6 +1,4 @@
 "Where the time of `make run` goes: the quick study stage by stage in one process, and as it is run, with two workers."
-from common import seconds, write_table # sets one thread before numpy and torch
-
 import resource
 import subprocess
 import sys
@@ -9,6 +7,8 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from common import seconds, write_table  # sets one thread before numpy and torch
 
 BOUNDS = { # what keeps a stage from being faster
     "imports": "PyTorch (half of it), scipy.signal, xarray, matplotlib; paid by the program and once by each worker",
@@ -41,7 +41,9 @@ def stages()->Counter:
     "Processor seconds of each stage, everything in this process."
     spent = Counter()
     with counted(spent, "imports"):
-        from dln_nb import experiment, report, variables
+        from dln_nb.experiments import description as experiment
+        from dln_nb.experiments import variables
+        from dln_nb.figures import report
     experiment.train = counting(spent, "training", experiment.train)
     variables.Kept.apply = counting(spent, "measures", variables.Kept.apply)
     variables.apply_pairs = counting(spent, "measures", variables.apply_pairs)

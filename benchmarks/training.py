@@ -1,6 +1,4 @@
 "How fast is a step of SGD, side by side with what one would otherwise do, and with what the processor can multiply?"
-from common import RESULTS, write_table # sets the number of threads: before numpy, torch and jax
-
 import os
 import time
 from collections.abc import Callable
@@ -10,13 +8,15 @@ from itertools import islice
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from common import RESULTS, write_table  # sets the number of threads: before numpy, torch and jax
 from scipy.linalg.blas import dgemm
 from torch.utils.data import DataLoader, TensorDataset
 
-from dln_nb.kernel import step_flops
-from dln_nb.network import gaussian_init
-from dln_nb.task import Task, gaussian_task, teacher_matrix
-from dln_nb.trainer import minibatches, train
+from dln_nb.foundations.network import gaussian_init
+from dln_nb.foundations.task import Task, gaussian_task, teacher_matrix
+from dln_nb.training.kernel import step_flops
+from dln_nb.training.minibatches import minibatches
+from dln_nb.training.trainer import train
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false") # one thread for JAX too
 try: import jax
@@ -160,10 +160,10 @@ def targets(results)->list[str]:
     "What is to be reached, and whether it is."
     at = lambda d, S: results[d, S]
     ours, worst = "dln_nb, compiled", lambda f, sizes: max(f(results[d, S]) for d in sizes for S in RUNS)
-    lines = [(f"at most 2.2 × the limit at d = 32 and 64", worst(lambda r: r[ours] / r["limit"], (32, 64)), 2.2),
-             (f"at most 3 × the limit at d = 16", worst(lambda r: r[ours] / r["limit"], (16,)), 3.),
-             (f"exact loss at every step for less than 60 % more at d = 32", worst(lambda r: r["with exact loss"] / r[ours] - 1, (32,)), .6),
-             (f"at most 1/20 of the plain loop at d ≤ 32", worst(lambda r: r[ours] / r["nn.Sequential + DataLoader"], (8, 16, 32)), 1 / 20)]
+    lines = [("at most 2.2 × the limit at d = 32 and 64", worst(lambda r: r[ours] / r["limit"], (32, 64)), 2.2),
+             ("at most 3 × the limit at d = 16", worst(lambda r: r[ours] / r["limit"], (16,)), 3.),
+             ("exact loss at every step for less than 60 % more at d = 32", worst(lambda r: r["with exact loss"] / r[ours] - 1, (32,)), .6),
+             ("at most 1/20 of the plain loop at d ≤ 32", worst(lambda r: r[ours] / r["nn.Sequential + DataLoader"], (8, 16, 32)), 1 / 20)]
     if jax: lines.append(("not slower than JAX at d = 16, 32, 64", worst(lambda r: r[ours] / r["JAX jit(vmap(scan))"], (16, 32, 64)), 1.))
     return [f"{'Reached' if value <= bound else 'NOT REACHED'}: {what} (worst case {value:.2g})." for what, value, bound in lines]
 

@@ -1,13 +1,12 @@
 "How does the time of a step of the compiled kernel, and its memory, grow with the work?"
-from common import RESULTS, write_table
-
 import subprocess
 import sys
 
 import matplotlib.pyplot as plt
-
-from dln_nb.kernel import step_flops
+from common import RESULTS, write_table
 from training import BATCH, DEPTH, LARGE, interleaved, multiply, one_core, ours
+
+from dln_nb.training.kernel import step_flops
 
 D = 32
 AXES = {"width d": ("d", (8, 16, 32, 64, 128, 256)), "depth L": ("depth", (1, 2, 4, 8, 16)), "minibatch b": ("batch", (1, 2, 8, 32, 128, 512)), "runs S": ("S", (1, 4, 16, 64, 256))}

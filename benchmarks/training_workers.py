@@ -1,12 +1,10 @@
 "Do two processes train twice as many runs in the same time?"
-from common import write_table
-
 import os
 import time
 
 import numpy as np
+from common import write_table
 from joblib import Parallel, delayed
-
 from training import ours
 
 ROUNDS, SIZES, RUNS = 15, (16, 32, 64), 16

@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from dln_nb.atlas import atlas, atlas_stratum, classify, learned_modes, random_member, strata
-from dln_nb.network import product, random_stream
-from dln_nb.task import gaussian_task, gradient, teacher_matrix
+from dln_nb.foundations.checks import random_stream
+from dln_nb.foundations.network import product
+from dln_nb.foundations.task import gaussian_task, gradient, teacher_matrix
+from dln_nb.saddles.atlas import atlas, atlas_stratum, classify, learned_modes, random_member
+from dln_nb.saddles.strata import strata
 
 
 def white(M): return gaussian_task(M, n=None)

@@ -14,8 +14,8 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (it is among the development requirements)")
 
-CELL = """from dln_nb.experiment import Experiment
-from dln_nb.explorer import Explorer
+CELL = """from dln_nb import Experiment
+from dln_nb.explorer.explorer import Explorer
 explorer = Explorer(Experiment(width=16, lr=.01, steps=300, runs=4))
 explorer"""
 TIMEOUT = 60_000  # ms, for each single step; a free machine needs a tenth of it

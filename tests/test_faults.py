@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from dln_nb.experiment import Experiment, sweep
-from dln_nb.store import beside, claim, load
-from dln_nb.sweeps import status
+from dln_nb.experiments.description import Experiment
+from dln_nb.experiments.folders import status
+from dln_nb.experiments.store import beside, claim, load
+from dln_nb.experiments.sweeps import sweep
 
 TINY = Experiment(width=8, steps=100, lr=.01, runs=2, n_levels=4, points=3, n_boot=20, measures=("balance",))
 GRID = [replace(TINY, regime=regime, seed=seed) for regime in ("saddle-to-saddle", "NTK") for seed in range(10)]
@@ -27,8 +28,8 @@ import json, os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
-from dln_nb import experiment
-from dln_nb.experiment import Experiment, sweep
+from dln_nb.experiments import sweeps as experiment
+from dln_nb import Experiment, sweep
 torch.set_num_threads(1)
 TINY = {TINY!r}
 GRID = [replace(TINY, regime=regime, seed=seed) for regime in ("saddle-to-saddle", "NTK") for seed in range(10)]
@@ -119,7 +120,7 @@ def test_two_sweeps_share_the_work(tmp_path, undisturbed):
 
 def test_parent_killed_with_workers_at_work(tmp_path, undisturbed):
     "SIGKILL of the process that started two workers; a sweep that is started at once waits for what the orphans hold, and finishes."
-    script = f"from pathlib import Path\nfrom dataclasses import replace\nfrom dln_nb.experiment import Experiment, sweep\nsweep([replace({TINY!r}, regime=r, seed=s) for r in ('saddle-to-saddle', 'NTK') for s in range(10)], {str(tmp_path)!r}, n_jobs=2, progress=False)"
+    script = f"from pathlib import Path\nfrom dataclasses import replace\nfrom dln_nb import Experiment, sweep\nsweep([replace({TINY!r}, regime=r, seed=s) for r in ('saddle-to-saddle', 'NTK') for s in range(10)], {str(tmp_path)!r}, n_jobs=2, progress=False)"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 60
     while not list(tmp_path.glob("*.nc")) and time.monotonic() < give_up: time.sleep(.01)
@@ -224,8 +225,8 @@ def test_a_folder_that_one_may_only_read(tmp_path):
 
 def threads():
     "How many threads a computation would use here."
-    import torch
     import threadpoolctl
+    import torch
     torch.ones(2, 2, dtype=torch.float64) @ torch.ones(2, 2, dtype=torch.float64)
     return os.getpid(), max([torch.get_num_threads(), *(pool["num_threads"] for pool in threadpoolctl.threadpool_info())])
 
@@ -233,7 +234,7 @@ def threads():
 ONE = """
 import test_faults
 from joblib import Parallel, delayed
-from dln_nb.workers import workers
+from dln_nb.foundations.parallel import workers
 with workers(2): found = Parallel()(delayed(test_faults.threads)() for _ in range(6))
 print(json.dumps([os.getpid(), found]))
 """

@@ -49,8 +49,8 @@ def test_there_are_notebooks():
 
 def test_package_is_what_the_notebooks_export(copy):
     sh("nbdev_export", cwd=copy)
-    exported = {p.name: p.read_text() for p in (copy/"dln_nb").rglob("*.py")}
-    committed = {p.name: p.read_text() for p in (TOP/"dln_nb").rglob("*.py")}
+    exported = {p.relative_to(copy/"dln_nb").as_posix(): p.read_text() for p in (copy/"dln_nb").rglob("*.py")}
+    committed = {p.relative_to(TOP/"dln_nb").as_posix(): p.read_text() for p in (TOP/"dln_nb").rglob("*.py")}
     assert len(exported) > 2, "nothing was exported beyond __init__.py and _modidx.py"
     wrong = sorted(name for name in exported.keys() | committed.keys() if exported.get(name) != committed.get(name))
     assert not wrong, f"not what the notebooks export: {', '.join(wrong)}; edit the notebooks, then call make export"

@@ -12,11 +12,14 @@ import pytest
 import torch
 from joblib import Parallel, delayed
 
-from dln_nb import kernel, trainer
-from dln_nb.checkpoints import LossLevels, spaced_levels
-from dln_nb.network import gaussian_init, random_stream
-from dln_nb.task import Task, gaussian_task
-from dln_nb.trainer import SAMPLINGS, CheckpointRule, Steps, train
+from dln_nb.foundations.checks import random_stream
+from dln_nb.foundations.network import gaussian_init
+from dln_nb.foundations.task import Task, gaussian_task
+from dln_nb.training import kernel
+from dln_nb.training import minibatches as trainer
+from dln_nb.training.checkpoints import LossLevels, spaced_levels
+from dln_nb.training.minibatches import SAMPLINGS
+from dln_nb.training.trainer import CheckpointRule, Steps, train
 
 PACKAGE = Path(kernel.__file__).parent
 

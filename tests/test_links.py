@@ -5,8 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from dln_nb._modidx import d as MODIDX
 from test_in_step import NAMES, NBS, PATHS, TOP, each_notebook, raw, source
+
+from dln_nb._modidx import d as MODIDX
 
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)

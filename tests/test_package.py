@@ -14,50 +14,64 @@ CFG = config["DEFAULT"]
 RUNTIME, DEV, CLUSTER = ([Requirement(r) for r in CFG[key].split()] for key in ("requirements", "dev_requirements", "cluster_requirements"))
 
 IMPORT_NAME = {"scikit-learn": "sklearn", "arviz-stats": "arviz_stats"}
-MEASURES = {"rank_patterns", "spectra", "distances", "balance", "mode_coupling"}
-MODULES = {p.stem: p.read_text(encoding="utf-8") for p in (TOP/"dln_nb").glob("*.py") if not p.name.startswith("_")}
-# the notebook that a module is exported from, in reading order by name (test_in_step.py refuses a module without a notebook)
-NOTEBOOK = {name: found[1] for name, text in MODULES.items()
-            if (found := re.search(r"File to edit: \.\./nbs/(\d+_\w+)\.ipynb", text))}
+PARTS = ("foundations", "theory", "measures", "training", "saddles", "experiments", "figures", "explorer", "studies", "")
+FILES = sorted(p for p in (TOP/"dln_nb").rglob("*.py") if not p.name.startswith("_"))
+MODULES = {".".join(p.relative_to(TOP/"dln_nb").with_suffix("").parts): p.read_text(encoding="utf-8") for p in FILES}
 
 
-def imports(text):
-    "Top-level names of what a module imports, wherever in it: `(others, own modules)`."
-    others, own = set(), set()
+def place(text):
+    "Where a module stands in the book: its part, and the number of its chapter in it."
+    found = re.search(r"File to edit: (?:\.\./)+nbs/(?:(\w+)/)?(\d+)_\w+\.ipynb", text)
+    return PARTS.index(found[1] or ""), int(found[2])
+
+
+PLACE = {name: place(text) for name, text in MODULES.items()}
+
+
+def imports(name, text):
+    "What a module imports, wherever in it: `(top-level names of others, own modules)`."
+    others, own, package = set(), set(), ["dln_nb", *name.split(".")[:-1]]
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import): names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level:  # from .network import …, from . import network
-            names = [f"dln_nb.{node.module}"] if node.module else [f"dln_nb.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.Import): found = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            # nbdev leaves `from dln_nb import network` as it is, or makes it relative
-            names = [f"dln_nb.{alias.name}" for alias in node.names] if node.module == "dln_nb" else [node.module]
+            base = ".".join([*package[:len(package) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            found = [(base, alias.name) for alias in node.names]
         else: continue
-        for name in names:
-            head, *rest = name.split(".")
-            if head == "dln_nb": own.update(rest[:1])
-            else: others.add(head)
-    return others, own
+        for base, member in found:
+            if base.split(".")[0] != "dln_nb": others.add(base.split(".")[0]); continue
+            plain = base.removeprefix("dln_nb").lstrip(".")
+            deeper = ".".join(filter(None, [plain, member]))
+            own.add(deeper if deeper in MODULES else plain)
+    return others, own - {""}
 
 
 def test_there_are_modules():
-    assert "network" in MODULES
+    assert "foundations.network" in MODULES and len(MODULES) > 40 and {name.split(".")[0] for name in MODULES if "." in name} == set(PARTS) - {""}
 
 
 def test_imports_are_declared():
     "So that the installed package runs, without nbdev and its companions."
     declared = {IMPORT_NAME.get(r.name, r.name) for r in RUNTIME + CLUSTER} | {"dln_nb"} | sys.stdlib_module_names
-    undeclared = {name: extra for name, text in MODULES.items() if (extra := imports(text)[0] - declared)}
+    undeclared = {name: extra for name, text in MODULES.items() if (extra := imports(name, text)[0] - declared)}
     assert not undeclared, f"imported, but not among the requirements of settings.ini: {undeclared}"
 
 
+def test_numbers_repeat_nowhere():
+    assert len(set(PLACE.values())) == len(PLACE), "two chapters of a part have the same number"
+
+
+def test_notebook_path_is_module_path():
+    wrong = [name for name, text in MODULES.items()
+             if re.sub(r"(^|/)\d+_", r"\1", re.search(r"File to edit: (?:\.\./)+nbs/(\S+)\.ipynb", text)[1]).replace("/", ".") != name]
+    assert not wrong, wrong
+
+
 def test_arrows_point_down():
-    "A module imports modules of earlier notebooks only, a measure network, task and the singular values of their products only."
-    up = [f"{name} -> {other}" for name, text in MODULES.items() for other in imports(text)[1]
-          if {name, other} <= NOTEBOOK.keys() and NOTEBOOK[other] >= NOTEBOOK[name]]
+    "A part imports only parts before it, and a chapter only chapters before it in its part."
+    found = [(name, other) for name, text in MODULES.items() for other in imports(name, text)[1]]
+    assert len(found) > 100 and ("measures.spectra", "measures.singular_values") in found
+    up = [f"{name} -> {other}" for name, other in found if other not in PLACE or PLACE[other] >= PLACE[name]]
     assert not up, f"imports that point up: {up}"
-    sideways = [f"{name} -> {other}" for name in MEASURES & MODULES.keys()
-                for other in imports(MODULES[name])[1] - {"network", "task", "singular_values"}]
-    assert not sideways, f"a measure knows weights and the task only: {sideways}"
 
 
 def test_constraints_fit_the_requirements():

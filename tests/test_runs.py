@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from dln_nb.experiment import Experiment, load, sweep
+from dln_nb.experiments.description import Experiment
+from dln_nb.experiments.store import load
+from dln_nb.experiments.sweeps import sweep
 
 SMALL = Experiment(width=12, steps=300, lr=.01, runs=3, n_levels=4, points=3, n_boot=50)
 GRID = [replace(SMALL, regime=regime, seed=seed) for regime in ("saddle-to-saddle", "NTK") for seed in range(3)]
@@ -45,7 +47,7 @@ def test_a_run_that_diverges_is_marked(tmp_path):
 SCRIPT = """
 from dln_nb.cli import main
 from dln_nb import commands
-from dln_nb.experiment import Experiment
+from dln_nb import Experiment
 commands.preset_study = lambda preset: [Experiment(width=40, steps=2000, lr=.005, runs=4, n_levels=4, points=3, n_boot=50, seed=s) for s in range(40)]
 main(["study", "--out", {out!r}, "--n-jobs", "2", "--no-progress"])
 """
@@ -72,7 +74,7 @@ def test_interrupt_keeps_what_is_finished(tmp_path):
 WATCHED = """
 import atexit, time
 atexit.register(lambda: print(*(e.comparison.phase for e in explorers))) # the last to be called: what is registered later comes first
-from dln_nb.experiment import Experiment
+from dln_nb import Experiment
 from dln_nb.explorer import Explorer
 explorers = [Explorer(Experiment(width=32, runs=8, steps=50_000, lr=.001, seed=s)) for s in range(3)]
 for e in explorers: e.run()
@@ -110,6 +112,6 @@ print(peak() - before) # kB; all weights of all steps would take 5 GB
                          ids=["all diverge", "one step", "no level reached", "one run", "one layer", "one point"])
 def test_every_result_has_a_report(tmp_path, options):
     "Whatever happened in an experiment, its figures are drawn and its line is written."
-    from dln_nb.report import write_report
+    from dln_nb.figures.report import write_report
     sweep([replace(SMALL, **options)], tmp_path, progress=False)
     assert write_report(tmp_path, progress=False).stat().st_size > 10_000

@@ -4,11 +4,11 @@ from itertools import combinations
 import pytest
 import torch
 
-from dln_nb.cyclic_patterns import cyclic_paths
-from dln_nb.normal_form import mode_bases, target_map
-from dln_nb.network import product
-from dln_nb.saddles import METHODS, sample_saddles
-from dln_nb.task import gaussian_task, teacher_matrix
+from dln_nb.foundations.network import product
+from dln_nb.foundations.task import gaussian_task, teacher_matrix
+from dln_nb.saddles.cyclic_patterns import cyclic_paths
+from dln_nb.saddles.normal_form import mode_bases, target_map
+from dln_nb.saddles.sampler import METHODS, sample_saddles
 
 
 def make_task(kind, widths, seed=0):

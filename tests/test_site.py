@@ -78,7 +78,7 @@ def test_no_citation_in_a_heading_or_title_cell():
 def test_page_of_all_works_is_in_step():
     cells = json.loads((TOP/"nbs"/citations.BIBLIOGRAPHY).read_text(encoding="utf-8"))["cells"]
     stored = ["".join(out["data"]["text/markdown"]) for c in cells for out in c.get("outputs", ())]
-    assert stored == [citations.table(TOP/"nbs")], "not what the notebooks cite: run nbs/bibliography.ipynb"
+    assert stored == [citations.table(TOP/"nbs")], "not what the notebooks cite: run nbs/guide/05_bibliography.ipynb"
 
 
 def test_bibliography_is_read_strictly():
@@ -96,10 +96,10 @@ def test_citations_in_words():
 
 
 def test_names_on_the_notation_page_exist():
-    cells = json.loads((TOP/"nbs"/"notation.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((TOP/"nbs"/"guide"/"03_notation.ipynb").read_text(encoding="utf-8"))["cells"]
     lines = [line.split("|")[1:-1] for c in cells if c["cell_type"] == "markdown" for line in "".join(c["source"]).splitlines()]
     rows = [line for line in lines if len(line) == 5] # symbol, meaning, shape, in code, page
-    package = ChainMap(*(vars(importlib.import_module(f"dln_nb.{p.stem}")) for p in sorted((TOP/"dln_nb").glob("[a-z]*.py"))))
+    package = ChainMap(*(vars(importlib.import_module(f"dln_nb.{'.'.join(p.relative_to(TOP/'dln_nb').with_suffix('').parts)}")) for p in sorted((TOP/"dln_nb").rglob("[a-z]*.py"))))
     named = {name for row in rows for name in re.findall(r"`([A-Za-z_]\w*(?:\.\w+)?)`", row[3]) if name != "widths"}
     fields = lambda owner: {*dir(owner), *getattr(owner, "__dataclass_fields__", ())}
     wrong = [name for name in named if name.split(".")[0] not in package

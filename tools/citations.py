@@ -13,7 +13,7 @@ GROUP = re.compile(r"\[([^\[\]]*)\](?![(\[])") # citations in parentheses: [@a; 
 ENTRY = re.compile(r"^@(\w+)\{(\w+),\n(.*?)^\}\n", re.DOTALL | re.MULTILINE)
 FIELD = re.compile(r"  (\w+) = \{(.+?)\}(,?)")
 
-BIBLIOGRAPHY = "bibliography.ipynb" # the page of all works, which is none of those that rely on them
+BIBLIOGRAPHY = "guide/05_bibliography.ipynb" # the page of all works, which is none of those that rely on them
 
 
 def read_entries(text):

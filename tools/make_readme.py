@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+from citations import VERBATIM, entries, in_words
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
-
-from citations import VERBATIM, entries, in_words
 
 TOP = Path(__file__).resolve().parent.parent
 FILES = "README_files"
