@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['balance_matrices', 'balance_residual']
 
-# %% ../../nbs/measures/04_balance.ipynb #08-004
+# %% ../../nbs/measures/04_balance.ipynb #a665b949
 from itertools import pairwise
 
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor
 from ..foundations.checks import require
 from ..foundations.network import Weights
 
-# %% ../../nbs/measures/04_balance.ipynb #08-005
+# %% ../../nbs/measures/04_balance.ipynb #6e14337e
 def balance_matrices(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->list[Tensor]: # G_l for l = 1 … L-1: (*batch, d_l, d_l)
     "The balance matrices W_l W_lᵀ - W_{l+1}ᵀ W_{l+1}, which gradient flow conserves."
     return [W @ W.mT - Wn.mT @ Wn for W, Wn in pairwise(Ws)]
 
-# %% ../../nbs/measures/04_balance.ipynb #08-006
+# %% ../../nbs/measures/04_balance.ipynb #75bcb259
 def balance_residual(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1}), at least two layers
 )->Tensor: # r_l for l = 1 … L-1: (*batch, L-1), in [0, 1]; 0 where both layers vanish, NaN where a network is missing
