@@ -36,6 +36,8 @@ def main(
     "Do SGD and gradient descent in deep linear networks walk the same path?"
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"): return print(overview())
+    import signal
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if command not in COMMANDS: raise ValueError(f"command {command!r} is not there: it must be one of {', '.join(COMMANDS)}")
         commands = import_module("dln_nb.commands") # here, since PyTorch comes with it: the help of the program need not wait for that

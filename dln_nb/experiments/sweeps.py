@@ -19,6 +19,7 @@ from time import sleep
 
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
+tqdm.set_lock(threading.RLock())
 
 from dln_nb.experiments.description import (
     Experiment,
