@@ -65,16 +65,13 @@ clean-nbs: $(VENV)/dev.stamp  ## strip volatile metadata from the notebooks, kee
 	$(call say,clean-nbs: nbdev_clean)
 	@$(BIN)/nbdev_clean
 
-# nbdev would try to install a missing Quarto by itself, as root: refuse before it can.
+# nbdev would try to install a missing Quarto by itself, as root: it is not called without one.
 # It also rewrites a README older than its notebook, by Quarto: `touch`, since `make readme` writes that file.
-docs:  ## render the site into _docs/ (needs Quarto)
-	@command -v quarto > /dev/null || { \
-	  echo "Quarto is not on PATH: install it from https://quarto.org/docs/get-started/ (no Python package carries it), then call make docs again." >&2; \
-	  exit 1; }
-	@$(MAKE) -s --no-print-directory $(VENV)/dev.stamp
-	$(call say,docs: nbdev_docs into _docs/)
-	@touch README.md
-	@PATH="$(CURDIR)/$(BIN):$$PATH" QUARTO_PYTHON="$(CURDIR)/$(BIN)/python" nbdev_docs --n_workers 2
+docs: $(VENV)/dev.stamp  ## render the site into _docs/ with Quarto; without it, a preview
+	@if command -v quarto > /dev/null; then touch README.md && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" QUARTO_PYTHON="$(CURDIR)/$(BIN)/python" nbdev_docs --n_workers 2; \
+	else $(BIN)/python -W ignore tools/preview.py && \
+	  echo "a preview by smalldocs: the published site is Quarto's (https://quarto.org/docs/get-started/) and has besides a list of works on each page"; fi
 	$(call say,docs: open _docs/index.html)
 
 constraints:  ## resolve settings.ini anew and write constraints.txt
