@@ -35,7 +35,7 @@ setup(
         "Topic :: Scientific/Engineering :: Mathematics",
     ],
     packages=find_packages(include=[lib, f"{lib}.*"]),
-    package_data={lib: ["py.typed", "*.pyi"]},
+    package_data={"": ["py.typed", "*.pyi", "*.html"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), "cluster": cfg["cluster_requirements"].split()},

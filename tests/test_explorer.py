@@ -18,6 +18,7 @@ CELL = """from dln_nb import Experiment
 from dln_nb.explorer.explorer import Explorer
 explorer = Explorer(Experiment(width=16, lr=.01, steps=300, runs=4))
 explorer"""
+pytestmark = pytest.mark.slow
 TIMEOUT = 60_000  # ms, for each single step; a free machine needs a tenth of it
 CHROMIUM = "@sparticuz/chromium@153.0.0"  # a Chromium from the npm registry, with the libraries that it needs
 UNPACK = "import('@sparticuz/chromium').then(m => m.default.executablePath()).then(p => console.log(p))"

@@ -1,4 +1,4 @@
-"The site up to Quarto: nbdev processes every notebook, Quarto would find all that its configuration names, and every citation has its work."
+"The site up to Quarto, its preview, and the works it cites."
 import importlib
 import json
 import os
@@ -16,37 +16,48 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path.append(str(TOP/"tools"))
 import citations
 
-# What nbdev_docs does before it calls Quarto; nbdev_proc_nbs would do the same, but installs a missing Quarto.
-PROCESS = """
-from nbdev.quarto import refresh_quarto_yml
-from nbdev.serve import proc_nbs
+# The site as Quarto gets it, kept for the test; then the preview.
+BUILD = """
+import shutil, sys
+sys.path.append("tools")
+from pathlib import Path
+import preview
 if __name__ == "__main__":
-    refresh_quarto_yml()
-    proc_nbs(n_workers=2)
+    site = preview.process()
+    shutil.copytree(site, "kept")
+    preview.render(site, Path("_docs"))
 """
 
 
-def test_site_is_ready_to_render(tmp_path):
-    top = tmp_path/"checkout"
-    top.mkdir()
+@pytest.fixture(scope="module")
+def top(tmp_path_factory):
+    "A checkout with the processed notebooks in kept/ and the preview in _docs/."
+    top = tmp_path_factory.mktemp("checkout")
     for name in ("settings.ini", "_quarto.yml"): shutil.copy(TOP/name, top)
-    for name in ("nbs", "dln_nb"):
-        shutil.copytree(TOP/name, top/name, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-    (tmp_path/"process.py").write_text(PROCESS)
-    env = {**os.environ, "PYTHONPATH": str(top)}  # nbdev imports the package to document it
-    done = subprocess.run([sys.executable, tmp_path/"process.py"], cwd=top, env=env, capture_output=True, text=True)
+    unread = shutil.ignore_patterns(".*", "__pycache__")
+    for name in ("nbs", "dln_nb", "tools"):
+        shutil.copytree(TOP/name, top/name, symlinks=True, ignore=unread)
+    (top/"build.py").write_text(BUILD)
+    env = os.environ | {"PYTHONPATH": str(top)}  # nbdev imports the package to document it
+    command = [sys.executable, "build.py"]
+    done = subprocess.run(command, cwd=top, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    site = top/"_proc"
+    return top
 
-    notebooks = {p.relative_to(top/"nbs").as_posix() for p in (top/"nbs").rglob("*.ipynb")}
-    processed = {p.relative_to(site).as_posix(): p.read_text(encoding="utf-8") for p in site.rglob("*.ipynb")}
-    assert notebooks and processed.keys() == notebooks
-    # chapters get addresses without their number: network.html for 00_network.ipynb
+
+def test_site_is_ready_to_render(top):
+    site = top/"kept"
+    read = lambda folder: {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8")
+                           for p in folder.rglob("*.ipynb")}
+    processed = read(site)
+    assert processed and processed.keys() == read(top/"nbs").keys()
+    # chapters get addresses without their number: network.html for 01_network.ipynb
     for name, text in processed.items():
-        assert f"output-file: {re.sub(r'^[0-9]+[a-z]*_', '', Path(name).stem)}.html" in text, name
+        plain = re.sub(r"^[0-9]+[a-z]*_", "", Path(name).stem)
+        assert f"output-file: {plain}.html" in text, name
 
     front = "".join(json.loads(processed[citations.BIBLIOGRAPHY])["cells"][0]["source"])
-    assert yaml.safe_load(front.strip().strip("-"))["nocite"] == "@*", "nbdev makes front matter of the title cell"
+    assert yaml.safe_load(front.strip().strip("-"))["nocite"] == "@*", "front matter of nbdev"
     assert citations.pages(site) == citations.pages(top/"nbs"), "no citation is lost or changed"
 
     assert not (site/"_quarto.yml").is_symlink(), "nbdev copies the file, not the link"
@@ -54,6 +65,18 @@ def test_site_is_ready_to_render(tmp_path):
     named = [*config["metadata-files"], config["format"]["html"]["css"], config["bibliography"]]
     assert all((site/name).exists() for name in named), named
     assert yaml.safe_load((site/"nbdev.yml").read_text())["project"]["output-dir"] == "_docs"
+
+
+def test_preview_has_every_page(top):
+    "At its address on the site, with its citations in words."
+    notebooks = [p.relative_to(top/"nbs") for p in (top/"nbs").rglob("*.ipynb")]
+    expected = {p.with_name(re.sub(r"^\d+_", "", p.stem) + ".html").as_posix() for p in notebooks}
+    pages = {p.relative_to(top/"_docs").as_posix(): p.read_text(encoding="utf-8")
+             for p in (top/"_docs").rglob("*.html")}
+    assert len(expected) == len(notebooks) and pages.keys() == expected
+    for name, page in pages.items():
+        text = re.sub(r"(?s)<(pre|code|script)\b.*?</\1>", "", page)
+        assert not re.search(r"\[@\w|(?<![\w/])@[a-z]+\d{4}\b", text), name
 
 
 def test_citations_and_references_agree():
