@@ -46,11 +46,12 @@ def _hear_interrupts()->None:
     if ignored and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# %% ../nbs/01_cli.ipynb #90dd2f97
+# %% ../nbs/01_cli.ipynb #5788b44d
 def _call(command:str, options:list[str])->None:
     "Call the function of a command."
     if command not in COMMANDS:
-        raise ValueError(f"there is no command {command!r}: it must be one of {', '.join(COMMANDS)}")
+        known = ", ".join(COMMANDS)
+        raise ValueError(f"there is no command {command!r}: it must be one of {known}")
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd()) # where own measures lie
     commands = import_module("dln_nb.commands") # not sooner: the help need not wait for PyTorch
     function = getattr(commands, command.replace("-", "_"))

@@ -20,13 +20,7 @@ from .experiments.saddle_samples import SaddleSample, chunk_paths, sample_of, st
 from .experiments.store import load, save
 from .experiments.sweeps import sweep as run_sweep
 from .figures.paths import title_of
-from dln_nb.figures.report import (
-    finding,
-    load_results,
-    make_figures,
-    say_not_shown,
-    write_report,
-)
+from .figures.report import finding, load_results, make_figures, _say_not_shown, write_report
 from .figures.saddles import report_saddles
 from .foundations.checks import require
 from .studies.verdict_figures import report_verdicts
@@ -232,7 +226,7 @@ def figures(
         report_verdicts(load(path), folder, format)
         print(f"Verdicts of {path.name}: {folder}")
     incomplete = _draw_samples(folder, found, format)
-    say_not_shown([*found._replace(others=unknown).passed_over, *incomplete])
+    _say_not_shown([*found._replace(others=unknown).passed_over, *incomplete])
 
 # %% ../nbs/00_commands.ipynb #69d4a14e
 def status(

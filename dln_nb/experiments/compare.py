@@ -18,6 +18,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 import xarray as xr
+from ..foundations.data import data_digest
 from joblib import Parallel, delayed
 from torch import Tensor
 
@@ -45,7 +46,7 @@ from dln_nb.experiments.variables import (
 from ..foundations.checks import is_number, refuse, require, require_integer
 from ..foundations.network import Weights, layer_widths, ntk_change
 from ..foundations.parallel import one_thread, workers
-from ..foundations.task import Task, check_fit, data_digest, loss
+from ..foundations.task import Task, check_fit, loss
 from ..measures.mode_coupling import mode_blocks, mode_coefficients
 from ..measures.rank_patterns import THRESHOLDS
 from dln_nb.training.checkpoints import (

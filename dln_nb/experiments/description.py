@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 import xarray as xr
+from ..foundations.data import data_digest, digits_task, load_task, semantic_task
 
 from dln_nb.experiments.compare import (
     DEFAULT_MEASURES,
@@ -45,12 +46,8 @@ from ..foundations.parallel import one_thread
 from dln_nb.foundations.task import (
     TEACHERS,
     Task,
-    data_digest,
-    digits_task,
     gaussian_task,
-    load_task,
     loss,
-    semantic_task,
     teacher_matrix,
     teacher_spectrum,
 )

@@ -19,7 +19,6 @@ from time import sleep
 
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
-tqdm.set_lock(threading.RLock())
 
 from .compare import check_device
 from .description import Experiment, checked_task, run

@@ -7,7 +7,7 @@ __all__ = ['Weights', 'REGIMES', 'check_widths', 'layer_widths', 'to_vector', 't
            'product', 'partial_products', 'change_gauge', 'regime_gamma', 'hidden_width', 'gaussian_init', 'ntk',
            'ntk_change', 'split_evenly', 'rebalance', 'balanced_init', 'aligned_init']
 
-# %% ../../nbs/foundations/01_network.ipynb #028f2ffc
+# %% ../../nbs/foundations/01_network.ipynb #e367ec1a
 from functools import reduce
 from itertools import accumulate, pairwise
 from math import prod
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import is_integer, random_stream, require
+from .checks import is_integer, random_stream, refuse, require
 
 # %% ../../nbs/foundations/01_network.ipynb #930c27b0
 Weights = tuple[Tensor, ...] # (W_1, …, W_L), W_l: (*batch, d_l, d_{l-1})
@@ -31,15 +31,15 @@ def check_widths(
     require(ok, "widths", widths, "at least two integers ≥ 1: (d_0, …, d_L)")
     return tuple(int(d) for d in widths)
 
-# %% ../../nbs/foundations/01_network.ipynb #86c76fb6
+# %% ../../nbs/foundations/01_network.ipynb #59695dc3
 def layer_widths(
     Ws:Weights, # (W_1, …, W_L), W_l: (*batch, d_l, d_{l-1})
 )->tuple[int, ...]: # (d_0, …, d_L)
     "The widths of a network; raises ValueError if its layers do not fit together."
-    require(len(Ws) >= 1, "Ws", (), "a tuple of at least one matrix")
     shapes = [tuple(W.shape) for W in Ws]
+    if not shapes: refuse("Ws", "is empty", "a tuple of at least one matrix")
     fit = all(len(s) >= 2 for s in shapes) and all(a[-2] == b[-1] for a, b in pairwise(shapes))
-    require(fit, "Ws", shapes, "matrices W_l of shape (*batch, d_l, d_{l-1})")
+    if not fit: refuse("Ws", f"has the shapes {shapes}", "matrices W_l (*batch, d_l, d_{l-1})")
     return check_widths([shapes[0][-1], *(s[-2] for s in shapes)])
 
 # %% ../../nbs/foundations/01_network.ipynb #5d66a05d
@@ -61,37 +61,39 @@ def to_weights(
     require(v.shape[-1] == sum(sizes), "v", tuple(v.shape), expected)
     return tuple(x.unflatten(-1, s) for x, s in zip(v.split(sizes, -1), shapes))
 
-# %% ../../nbs/foundations/01_network.ipynb #330f6ada
+# %% ../../nbs/foundations/01_network.ipynb #3a86a031
 def products_below(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
-)->list[Tensor]: # [W_{<1}, …, W_{<L}, W], W_{<l}: (*batch, d_{l-1}, d_0), W_{<1} = I; the end-to-end matrix last
-    "The products of the layers below each layer, and of all of them."
-    start = torch.eye(Ws[0].shape[-1], dtype=Ws[0].dtype, device=Ws[0].device).expand(*Ws[0].shape[:-2], -1, -1)
+)->list[Tensor]: # [W_{<1} = I, …, W_{<L}, W], W_{<l}: (*batch, d_{l-1}, d_0)
+    "The products of the layers below each layer, and the end-to-end matrix last."
+    first = Ws[0]
+    eye = torch.eye(first.shape[-1], dtype=first.dtype, device=first.device)
+    start = eye.expand(*first.shape[:-2], -1, -1)
     return list(accumulate(Ws, lambda P, W: W @ P, initial=start))
 
-# %% ../../nbs/foundations/01_network.ipynb #99d7e982
+# %% ../../nbs/foundations/01_network.ipynb #435460a8
 def products_above(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
-)->list[Tensor]: # [W, W_{>1}, …, W_{>L}], W_{>l}: (*batch, d_L, d_l), W_{>L} = I; the end-to-end matrix first
-    "The products of the layers above each layer, and of all of them."
+)->list[Tensor]: # [W, W_{>1}, …, W_{>L} = I], W_{>l}: (*batch, d_L, d_l)
+    "The end-to-end matrix first, and the products of the layers above each layer."
     return [P.mT for P in products_below(tuple(W.mT for W in reversed(Ws)))][::-1]
 
-# %% ../../nbs/foundations/01_network.ipynb #55f76764
+# %% ../../nbs/foundations/01_network.ipynb #c1c27363
 def product(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->Tensor: # W = W_L ⋯ W_1: (*batch, d_L, d_0)
     "The end-to-end matrix."
     return reduce(Tensor.matmul, reversed(Ws)) # from the top: targets are rarely wider than inputs
 
-# %% ../../nbs/foundations/01_network.ipynb #0c3df9fa
+# %% ../../nbs/foundations/01_network.ipynb #630beea3
 def partial_products(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
-)->dict[tuple[int, int], Tensor]: # {(i, j): W_j ⋯ W_i} for 1 ≤ i ≤ j ≤ L, of shape (*batch, d_j, d_{i-1})
+)->dict[tuple[int, int], Tensor]: # {(i, j): W_j ⋯ W_i}, 1 ≤ i ≤ j ≤ L: (*batch, d_j, d_{i-1})
     "All contiguous partial products P_ij (protocol 1.1, step 2)."
     return {(i, j): P for i in range(1, len(Ws) + 1)
             for j, P in enumerate(accumulate(Ws[i-1:], lambda P, W: W @ P), start=i)}
 
-# %% ../../nbs/foundations/01_network.ipynb #1db5fd9b
+# %% ../../nbs/foundations/01_network.ipynb #70b7fa69
 def change_gauge(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     As:list[Tensor], # (A_1, …, A_{L-1}), invertible, A_l: (*batch, d_l, d_l)
@@ -103,7 +105,7 @@ def change_gauge(
 # %% ../../nbs/foundations/01_network.ipynb #6270f3c4
 REGIMES = ("saddle-to-saddle", "intermediate", "NTK")
 
-# %% ../../nbs/foundations/01_network.ipynb #2391c045
+# %% ../../nbs/foundations/01_network.ipynb #c6f299f9
 def regime_gamma(
     regime:str, # "saddle-to-saddle" | "intermediate" | "NTK"
     depth:int,  # L ≥ 1
@@ -112,22 +114,20 @@ def regime_gamma(
     require(regime in REGIMES, "regime", regime, f"one of {', '.join(REGIMES)}")
     if regime == "NTK": return 1 - 1/depth
     if regime == "intermediate": return 1.
-    # from a small start the plateaus grow like w^{(γ-1)(L-2)/2}: deep networks can afford a smaller γ only,
-    # and two layers, whose plateaus grow like log w, need a larger one
     return 3. if depth <= 2 else 2. if depth == 3 else 1.5
 
-# %% ../../nbs/foundations/01_network.ipynb #226a6ee2
+# %% ../../nbs/foundations/01_network.ipynb #f702ef32
 def hidden_width(
     widths:tuple[int, ...], # (d_0, …, d_L)
-)->float: # geometric mean of d_1, …, d_{L-1}; d_0 where there is no hidden layer
+)->float: # geometric mean of d_1, …, d_{L-1}; d_0 without hidden layers
     "The width w that the scale of an initialisation refers to."
     return float(np.exp(np.mean(np.log(widths[1:-1] or widths[:1]))))
 
-# %% ../../nbs/foundations/01_network.ipynb #cf7bda28
+# %% ../../nbs/foundations/01_network.ipynb #03d49775
 def gaussian_init(
     widths, # (d_0, …, d_L)
     *,
-    gamma:float, # exponent of the variance w^{-γ}; finite. 1 - 1/L: NTK, 1: mean field, > 1: towards saddle to saddle
+    gamma:float, # γ of the variance w^{-γ}: 1 - 1/L lazy, 1 mean field, > 1 saddle to saddle
     seed:int,    # ≥ 0
 )->Weights: # W_l: (d_l, d_{l-1})
     "Independent entries N(0, w^{-γ}), w the hidden width (Jacot et al. 2021)."
@@ -136,71 +136,74 @@ def gaussian_init(
     rng, std = random_stream(seed, "init"), hidden_width(widths) ** (-gamma / 2)
     return tuple(torch.from_numpy(std * rng.standard_normal((b, a))) for a, b in pairwise(widths))
 
-# %% ../../nbs/foundations/01_network.ipynb #f6fbf259
+# %% ../../nbs/foundations/01_network.ipynb #7e988deb
 def ntk(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->Tensor: # Θ = J Jᵀ: (*batch, d_L d_0, d_L d_0), row-major vec
     "The neural tangent kernel of the end-to-end matrix, inputs in the standard basis."
-    below, above = products_below(Ws), products_above(Ws)
-    kron = lambda A, B: torch.einsum("...ab,...cd->...acbd", A, B).flatten(-4, -3).flatten(-2, -1)
-    return sum(kron(a @ a.mT, b.mT @ b) for a, b in zip(above[1:], below[:-1]))
+    def kron(A, B):
+        return torch.einsum("...ab,...cd->...acbd", A, B).flatten(-4, -3).flatten(-2, -1)
+    pairs = zip(products_above(Ws)[1:], products_below(Ws))
+    return torch.stack([kron(a @ a.mT, b.mT @ b) for a, b in pairs]).sum(0)
 
-# %% ../../nbs/foundations/01_network.ipynb #e6c61f58
+# %% ../../nbs/foundations/01_network.ipynb #2d0a7bdf
 def ntk_change(
     Ws:Weights, # after training, W_l: (*batch, d_l, d_{l-1})
     start:Weights, # before, of the same shapes or without leading axes
 )->Tensor: # ‖Θ - Θ_0‖_F / ‖Θ_0‖_F: (*batch,)
-    "Relative change of the neural tangent kernel: small in the lazy regime. Accurate above 1e-7, where cancellation begins."
-    factors = lambda Ws: ([a @ a.mT for a in products_above(Ws)[1:]], [b.mT @ b for b in products_below(Ws)[:-1]])
+    "Relative change of the neural tangent kernel, small in the lazy regime; accurate above 1e-7."
+    def factors(Ws):
+        pairs = zip(products_above(Ws)[1:], products_below(Ws))
+        return [(a @ a.mT, b.mT @ b) for a, b in pairs]
+    def inner(K, J): return sum(dot(A, C) * dot(B, D) for A, B in K for C, D in J)
     dot = lambda A, B: (A * B).sum((-2, -1))
-    inner = lambda K, J: sum(dot(A, C) * dot(B, D) for A, B in zip(*K) for C, D in zip(*J))
     K, J = factors(Ws), factors(start)
     return ((inner(K, K) - 2 * inner(K, J) + inner(J, J)).clamp(min=0) / inner(J, J)).sqrt()
 
-# %% ../../nbs/foundations/01_network.ipynb #2e80056e
+# %% ../../nbs/foundations/01_network.ipynb #5371d9a3
 def split_evenly(
     U:Tensor, # (*batch, d_L, k), orthonormal columns
     s:Tensor, # (*batch, k), singular values ≥ 0
     V:Tensor, # (*batch, d_0, k), orthonormal columns
     widths:tuple[int, ...], # (d_0, …, d_L), all ≥ k
 )->Weights: # W_l: (*batch, d_l, d_{l-1})
-    "The balanced network of product U diag(s) Vᵀ: every layer carries s^{1/L} in its first k coordinates."
+    "The balanced network of product U diag(s) Vᵀ: every layer has s^{1/L} in its first k units."
     k, L = s.shape[-1], len(widths) - 1
     a = torch.diag_embed(s ** (1/L))
     if L == 1: return (U @ a @ V.mT,)
-    middle = [torch.nn.functional.pad(a, (0, d - k, 0, e - k)) for d, e in pairwise(widths[1:-1])]
-    pad = lambda M, d: torch.nn.functional.pad(M, (0, d - k))
+    pad = lambda M, columns, rows=k: torch.nn.functional.pad(M, (0, columns - k, 0, rows - k))
+    middle = [pad(a, d, e) for d, e in pairwise(widths[1:-1])]
     return (pad(V @ a, widths[1]).mT, *middle, pad(U @ a, widths[-2]))
 
-# %% ../../nbs/foundations/01_network.ipynb #5bec1016
+# %% ../../nbs/foundations/01_network.ipynb #9090f1e0
 def rebalance(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->Weights: # the same product, W_l W_lᵀ = W_{l+1}ᵀ W_{l+1}
     "The balanced network with the same end-to-end matrix."
     widths = layer_widths(Ws)
     U, s, Vh = torch.linalg.svd(product(Ws), full_matrices=False)
-    k = min(widths) # no product has a higher rank
+    k = min(widths) # no product has higher rank
     return split_evenly(U[..., :k], s[..., :k], Vh[..., :k, :].mT, widths)
 
-# %% ../../nbs/foundations/01_network.ipynb #b8c5dcfe
+# %% ../../nbs/foundations/01_network.ipynb #4dab2d7a
 def balanced_init(
     widths, # (d_0, …, d_L)
     *,
-    scale:float, # standard deviation of the entries of the end-to-end matrix (before it is cut to rank min(widths)), > 0
+    scale:float, # > 0, standard deviation of the entries of W before the cut to rank min(widths)
     seed:int,    # ≥ 0
 )->Weights: # W_l: (d_l, d_{l-1}), W_l W_lᵀ = W_{l+1}ᵀ W_{l+1} to rounding
-    "A balanced start: a Gaussian end-to-end matrix, split evenly, in random bases of the hidden layers (Arora et al. 2019, Procedure 1)."
+    "A Gaussian matrix, split evenly, in random bases of the hidden layers (Arora et al. 2019)."
     widths = check_widths(widths)
     require(np.isfinite(scale) and scale > 0, "scale", scale, "finite and > 0")
     rng, k = random_stream(seed, "balanced init"), min(widths)
-    A = torch.from_numpy(scale * rng.standard_normal((widths[-1], widths[0])))
-    U, s, Vh = torch.linalg.svd(A, full_matrices=False)
-    rotations = [torch.linalg.qr(torch.from_numpy(rng.standard_normal((d, d))))[0] for d in widths[1:-1]]
+    normal = lambda *shape: torch.from_numpy(rng.standard_normal(shape))
+    U, s, Vh = torch.linalg.svd(scale * normal(widths[-1], widths[0]), full_matrices=False)
+    rotations = [torch.linalg.qr(normal(d, d))[0] for d in widths[1:-1]]
     return change_gauge(split_evenly(U[:, :k], s[:k], Vh[:k].mT, widths), rotations)
 
-# %% ../../nbs/foundations/01_network.ipynb #d834e16c
+# %% ../../nbs/foundations/01_network.ipynb #4a778482
 def aligned_init(
-    task,   # has .modes = (U, s, V): U (d_L, p), s (p,), V (d_0, p)
+    task,   # a `Task`, or anything with .modes = (U, s, V): U (d_L, p), s (p,), V (d_0, p)
     widths, # (d_0, …, d_L)
     *,
     strengths, # (k,) initial strengths u_α ≥ 0 of the first k modes, k ≤ min(widths)
@@ -208,7 +211,8 @@ def aligned_init(
     "Balanced weights aligned with the modes of a task: the exactly solvable start."
     widths, (U, _, V) = check_widths(widths), task.modes
     u = torch.as_tensor(strengths, dtype=U.dtype, device=U.device)
-    require((widths[0], widths[-1]) == (V.shape[0], U.shape[0]), "widths", widths, f"({V.shape[0]}, …, {U.shape[0]}) for this task")
-    require(u.ndim == 1 and len(u) <= min(*widths, U.shape[1]) and bool((u >= 0).all()) and bool(u.isfinite().all()),
-            "strengths", u.tolist(), f"at most {min(*widths, U.shape[1])} finite numbers ≥ 0")
+    most, fits = min(*widths, U.shape[1]), (widths[0], widths[-1]) == (len(V), len(U))
+    require(fits, "widths", widths, f"({len(V)}, …, {len(U)}) for this task")
+    ok = u.ndim == 1 and len(u) <= most and bool((u >= 0).all()) and bool(u.isfinite().all())
+    require(ok, "strengths", u.tolist(), f"at most {most} finite numbers ≥ 0")
     return split_evenly(U[:, :len(u)], u, V[:, :len(u)], widths)

@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['one_thread', 'workers']
 
-# %% ../../nbs/foundations/04_parallel.ipynb #79d8b29f
+# %% ../../nbs/foundations/04_parallel.ipynb #505a0f1e
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import parent_process
 from multiprocessing.util import Finalize
+from threading import RLock
 
 import torch
 from joblib import parallel_config
 from joblib.executor import MemmappingExecutor
 from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import ThreadpoolController
+from tqdm import tqdm
 
 from .checks import require, require_integer
 
@@ -56,19 +58,23 @@ def workers(
             Finalize(None, _end_workers, exitpriority=100)
         with parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1): yield
 
-# %% ../../nbs/foundations/04_parallel.ipynb #a3c13d66
+# %% ../../nbs/foundations/04_parallel.ipynb #18c40de0
+tqdm.set_lock(RLock())
+
+# %% ../../nbs/foundations/04_parallel.ipynb #a6229941
 @contextmanager
 def _cluster(
     scheduler:str, # e.g. tcp://host:8786
     timeout:float=10., # seconds
 )->Iterator:
     "A client of a Dask cluster, whose workers must have one thread each."
-    try: from distributed import Client, Security
+    try:
+        from distributed import Client, Security
+        from distributed.comm import connect
+        from distributed.utils import LoopRunner
     except ImportError:
         hint = "scheduler needs the package distributed: pip install 'dln_nb[cluster]'"
         raise ValueError(hint) from None
-    from distributed.comm import connect
-    from distributed.utils import LoopRunner
     security, runner = Security(), LoopRunner(asynchronous=False)
     runner.start()
     try:
@@ -78,14 +84,14 @@ def _cluster(
     except Exception as error: # whatever answers there
         reason = "no answer" if isinstance(error, TimeoutError) else str(error) or repr(error)
         allowed = f"the address of a running Dask scheduler ({reason})"
-        raise ValueError(f"scheduler={scheduler!r} is not allowed: scheduler must be {allowed}") from None
+        require(False, "scheduler", scheduler, allowed)
     finally: runner.stop()
     with client:
         with suppress(TimeoutError): client.wait_for_workers(2, timeout=5)
         threads = list(client.nthreads().values())
-        single = "a cluster whose workers have one thread each (dask worker --nthreads 1 --nworkers …)"
+        alone = "a cluster with workers of one thread each (dask worker --nthreads 1 --nworkers N)"
         has = f"; it has workers with {sorted(set(threads))} threads"
-        require(set(threads) <= {1}, "scheduler", scheduler, single + has)
+        require(set(threads) <= {1}, "scheduler", scheduler, alone + has)
         few = f"; it has {len(threads)}, and with fewer than two joblib works in this process"
-        require(len(threads) > 1, "scheduler", scheduler, "a cluster with two workers or more" + few)
+        require(len(threads) > 1, "scheduler", scheduler, "a cluster of two workers or more" + few)
         yield client

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from .checks import random_stream, require, require_integer
 
-# %% ../../nbs/foundations/03_statistics.ipynb #496236c2
+# %% ../../nbs/foundations/03_statistics.ipynb #016fe98c
 class Summary(NamedTuple):
     "Statistics over runs, each of the shape of one run's value."
     mean:Tensor  # NaN where no run is present
     std:Tensor   # with n - 1; NaN where fewer than two runs are present
     sem:Tensor   # standard error of the mean, std / √count
-    count:Tensor # number of runs present
+    count:Tensor # type: ignore[assignment] # number of runs present (hides the method of tuple)
 
 # %% ../../nbs/foundations/03_statistics.ipynb #6eadcd00
 def summary(
@@ -35,7 +35,7 @@ def summary(
     std = ((values - mean).square().nansum(0) / (count - 1)).sqrt().where(count > 1, torch.nan)
     return Summary(mean, std, std / count.sqrt(), count)
 
-# %% ../../nbs/foundations/03_statistics.ipynb #a2f8ddfd
+# %% ../../nbs/foundations/03_statistics.ipynb #887a1fec
 def _bootstrap_means(
     values:Tensor, # (runs, *shape); NaN where a run is missing
     *,
@@ -48,7 +48,7 @@ def _bootstrap_means(
     times = torch.from_numpy(rng.multinomial(runs, [1/runs] * runs, size=n_boot)).to(values)
     flat = values.reshape(runs, -1)
     present = flat.isfinite()
-    means = (times @ flat.where(present, 0.)) / (times @ present.to(values)) # runs × times drawn
+    means = (times @ flat.where(present, 0.)) / (times @ present.to(values))
     return means.reshape(n_boot, *values.shape[1:])
 
 # %% ../../nbs/foundations/03_statistics.ipynb #080c15d4

@@ -4,22 +4,16 @@
 
 # %% auto #0
 __all__ = ['TEACHERS', 'random_orthogonal', 'teacher_spectrum', 'teacher_matrix', 'Population', 'Task', 'gaussian_task',
-           'prepare_inputs', 'load_task', 'data_digest', 'semantic_task', 'digits_task', 'backprop', 'check_fit',
-           'excess_loss', 'loss', 'gradient', 'minibatch_gradient']
+           'backprop', 'check_fit', 'excess_loss', 'loss', 'gradient', 'minibatch_gradient']
 
-# %% ../../nbs/foundations/02_task.ipynb #7d4bbaf4
-import csv
-import re
+# %% ../../nbs/foundations/02_task.ipynb #10d790e6
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
-from pathlib import Path
-from zipfile import ZipFile
+from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from .checks import random_stream, refuse, require, require_integer
@@ -37,7 +31,7 @@ def random_orthogonal(
     Q, R = np.linalg.qr(rng.standard_normal((n, n)))
     return torch.from_numpy(Q * np.sign(np.diag(R)))
 
-# %% ../../nbs/foundations/02_task.ipynb #4e1d4e05
+# %% ../../nbs/foundations/02_task.ipynb #6a8ebf1d
 def teacher_spectrum(
     kind:str, # "low-rank" | "full-rank" | "degenerate"
     p:int,    # min(d_out, d_in)
@@ -58,13 +52,13 @@ def teacher_spectrum(
         require(low <= rank <= top, "spectrum", tuple(spectrum), fits)
     if rank is None: rank = (p + 1) // 2 if kind == "low-rank" else p
     require(low <= rank <= top, "rank", rank, f"an integer in {low} … {top} {whose}")
-    if spectrum is None: spectrum = [3.] * rank if kind == "degenerate" else np.geomspace(5, 1, rank)
+    equal = kind == "degenerate"
+    if spectrum is None: spectrum = [3.] * rank if equal else np.geomspace(5, 1, rank)
     s = torch.as_tensor(spectrum, dtype=torch.float64).sort(descending=True).values
     ok = len(s) == rank and bool((s > 0).all()) and bool(s.isfinite().all())
     require(ok, "spectrum", s.tolist(), f"{rank} finite singular values > 0, as many as the rank")
-    values = "repeated values" if kind == "degenerate" else "distinct values"
-    repeated = bool((s[:-1] == s[1:]).any())
-    require(repeated == (kind == "degenerate"), "spectrum", s.tolist(), f"{values} {whose}")
+    values = f"{'repeated' if equal else 'distinct'} values {whose}"
+    require(bool((s[:-1] == s[1:]).any()) == equal, "spectrum", s.tolist(), values)
     return s
 
 # %% ../../nbs/foundations/02_task.ipynb #24cb7612
@@ -102,20 +96,21 @@ class Population:
         X = z[:, :d_in] @ self.input_root
         return X, X @ self.teacher.T + self.noise * z[:, d_in:]
 
-# %% ../../nbs/foundations/02_task.ipynb #498b8808
+# %% ../../nbs/foundations/02_task.ipynb #dfcbc699
 def _to_matrix(
     field:str, # the name of the array in messages
     A,         # anything that NumPy or PyTorch takes for a matrix of real numbers
 )->Tensor: # (n, d), float64, a copy: later changes of the original do not reach it
     "An array of any kind as a finite matrix."
+    allowed = "a matrix of real numbers"
     if any(map(np.ma.isMaskedArray, [A, *A] if isinstance(A, (list, tuple)) else [A])):
-        refuse(field, "is a masked array", "an array without a mask")
+        refuse(field, "is a masked array", allowed + " without a mask")
     if not isinstance(A, Tensor):
         try: A = np.asarray(A)
-        except (TypeError, ValueError) as error: refuse(field, f"is not an array ({error})", "a matrix")
-        if A.dtype.kind not in "biuf": refuse(field, f"has dtype {A.dtype}", "a matrix of real numbers")
+        except (TypeError, ValueError) as e: refuse(field, f"is not an array ({e})", allowed)
+        if A.dtype.kind not in "biuf": refuse(field, f"has dtype {A.dtype}", allowed)
         A = torch.from_numpy(np.array(A, np.float64, order="C"))
-    if A.is_complex(): refuse(field, f"has dtype {A.dtype}", "a matrix of real numbers")
+    if A.is_complex(): refuse(field, f"has dtype {A.dtype}", allowed)
     A = A.detach().to(torch.float64, copy=True).contiguous()
     if A.ndim != 2 or 0 in A.shape:
         refuse(field, f"has shape {tuple(A.shape)}", "of shape (n, d) with n, d ≥ 1")
@@ -123,24 +118,25 @@ def _to_matrix(
     if bad: refuse(field, f"has {bad} NaN or infinite entries", "finite")
     return A
 
-# %% ../../nbs/foundations/02_task.ipynb #353badd0
+# %% ../../nbs/foundations/02_task.ipynb #4391b549
 @dataclass(frozen=True, eq=False)
 class Task:
-    "A regression task: `Task(X, Y)`; see also `gaussian_task`, `load_task`, `digits_task`."
-    X:Tensor # inputs (n, d_0), any kind of array, not all zero; None for the population itself
-    Y:Tensor # targets (n, d_L), any kind of array; None for the population itself
-    population:Population|None=None # the model that the data were drawn from, if it is known
+    "A regression task: `Task(X, Y)`; see also `gaussian_task`, and `load_task` for own data."
+    X:Any # inputs (n, d_0), not all zero: any array, kept as float64 tensor; None: the population
+    Y:Any # targets (n, d_L): any array, kept as float64 tensor; None: the population
+    population:Any=None # the `Population` that the data were drawn from, if it is known
 
     def __post_init__(self):
         require((self.X is None) == (self.Y is None), "Y", self.Y, "given together with X")
         if self.X is None:
             require(self.population is not None, "population", None, "given if there are no data")
             return
-        for field in ("X", "Y"): object.__setattr__(self, field, _to_matrix(field, getattr(self, field)))
+        for field in ("X", "Y"):
+            object.__setattr__(self, field, _to_matrix(field, getattr(self, field)))
         if len(self.X) != len(self.Y):
             problem = f"has {len(self.Y)} rows and X has {len(self.X)}"
             refuse("Y", problem, "of shape (n, d_L), with one row for each row of X")
-        if not self.X.any(): refuse("X", "is all zero", "a matrix with at least one entry that is not 0")
+        if not self.X.any(): refuse("X", "is all zero", "a matrix with an entry other than 0")
 
     @property
     def n(self)->float:
@@ -158,8 +154,8 @@ class Task:
         return self.solution.shape[0]
 
     @cached_property
-    def _input_svd(self)->tuple[Tensor, Tensor, Tensor]: # A (n, q), τ (q,), B (d_0, q): X/√n = A diag(τ) Bᵀ
-        "Thin SVD of X/√n, cut at the numerical rank q of the inputs."
+    def _input_svd(self)->tuple[Tensor, Tensor, Tensor]: # A (n, q), τ (q,), B (d_0, q)
+        "Thin SVD X/√n = A diag(τ) Bᵀ, cut at the numerical rank q of the inputs."
         A, t, Bh = torch.linalg.svd(self.X / len(self.X)**.5, full_matrices=False)
         q = int((t > t[0] * max(self.X.shape) * torch.finfo(t.dtype).eps).sum())
         return A[:, :q], t[:q], Bh[:q].mT
@@ -207,8 +203,8 @@ class Task:
         return B * t @ B.T
 
     @cached_property
-    def modes(self)->tuple[Tensor, Tensor, Tensor]: # U (d_L, p), s (p,) descending, V (d_0, p); p = min(d_L, d_0)
-        "Modes Ŵ Σxx^{1/2} = U diag(s) Vᵀ; mode α explains s_α²/2 of the loss."
+    def modes(self)->tuple[Tensor, Tensor, Tensor]: # U (d_L, p), s (p,) descending, V (d_0, p)
+        "Ŵ Σxx^{1/2} = U diag(s) Vᵀ, p = min(d_L, d_0); mode α explains s_α²/2 of the loss."
         U, s, Vh = torch.linalg.svd(self.solution @ self.input_root, full_matrices=False)
         return U, s, Vh.mT
 
@@ -226,14 +222,14 @@ class Task:
 
     @cached_property
     def compressed(self)->tuple[Tensor, Tensor]: # R (q, d_0), R Ŵᵀ (q, d_L)
-        "The compressed data set: q ≤ d_0 samples with the gradient and the excess loss of all data."
+        "The compressed data: q ≤ d_0 samples with the gradient and the excess loss of all data."
         return self.covariance_factor, self.covariance_factor @ self.solution.T
 
     def to(self,
         device, # a torch device
     )->"Task": # the same task
         "The task with everything that training needs on a device."
-        _ = self.compressed, self.min_loss # computed once, so that every device has the same numbers
+        _ = self.compressed, self.min_loss # computed once: the same numbers on every device
         def move(value):
             if isinstance(value, tuple): return tuple(map(move, value))
             return value.to(device) if isinstance(value, Tensor) else value
@@ -288,98 +284,6 @@ def gaussian_task(
     X = z @ population.input_root
     return Task(X, X @ M.T + noise * xi, population)
 
-# %% ../../nbs/foundations/02_task.ipynb #ec63111d
-def prepare_inputs(
-    X, # (n, d_0), any kind of array
-    inputs:str="raw", # "raw" | "standardised" | "whitened"
-)->Tensor: # (n, d_0); standardised: mean 0, variance 1, constant columns 0; whitened: Σxx a projector
-    "Inputs as they are, with standardised columns, or symmetrically whitened."
-    allowed = ("raw", "standardised", "whitened")
-    require(inputs in allowed, "inputs", inputs, f"one of {', '.join(allowed)}")
-    X = _to_matrix("X", X)
-    if inputs == "raw": return X
-    data = X.cpu().numpy()
-    centred = np.where(np.ptp(data, 0) > 0, data - data.mean(0), 0.)
-    if not centred.any(): refuse("X", "has equal rows", f"varied if inputs={inputs!r}")
-    if inputs == "standardised":
-        centred = centred / np.where(centred.any(0), np.abs(centred).max(0), 1)
-        centred = centred - centred.mean(0)
-        ready = centred / np.where(centred.any(0), centred.std(0), 1)
-    else:
-        with threadpool_limits(1, user_api="blas"): # the same bits for any number of threads
-            A, t, Bh = np.linalg.svd(centred, full_matrices=False)
-            floor = max(t[0], np.abs(data.mean(0)).max()) * max(X.shape) * np.finfo(float).eps
-            q = int((t > floor).sum())
-            ready = len(X)**.5 * A[:, :q] @ Bh[:q]
-    return torch.from_numpy(ready).to(X.device)
-
-# %% ../../nbs/foundations/02_task.ipynb #679321b2
-def _read_array(
-    file:str, # path of an .npz or a .csv file
-    name:str, # of the array in an .npz file
-)->np.ndarray:
-    "One array from a file."
-    if not file.lower().endswith(".csv"):
-        ZipFile(file).close() # says what is wrong better than NumPy
-        with np.load(file) as arrays:
-            if name not in arrays: refuse("it", f"holds {', '.join(arrays)}", "an .npz of X and Y")
-            return arrays[name]
-    rows = [row for row in Path(file).read_text("utf-8-sig").splitlines() if row.strip()]
-    number = re.compile(r"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
-    header = not any(number.match(entry.strip()) for row in csv.reader(rows[:1]) for entry in row)
-    if len(rows) <= header: refuse("it", "holds no numbers", "rows of numbers, separated by commas")
-    return np.loadtxt(rows[header:], delimiter=",", ndmin=2, comments=None, quotechar='"')
-
-# %% ../../nbs/foundations/02_task.ipynb #d9266f44
-def load_task(
-    path, # "data.npz", with the arrays X and Y, or "X.csv,Y.csv"
-    *,
-    inputs:str="raw", # see `prepare_inputs`
-)->Task:
-    "A task from own data in files."
-    pair = re.fullmatch(r"\s*(.+\.csv)\s*,\s*(.+\.csv)\s*", str(path), re.IGNORECASE)
-    allowed = "an .npz file with the arrays X and Y, or two files as X.csv,Y.csv"
-    require(bool(pair) or str(path).lower().endswith(".npz"), "data", str(path), allowed)
-    arrays = []
-    for name, file in zip("XY", pair.groups() if pair else (str(path), str(path))):
-        try: arrays.append(_to_matrix(name, _read_array(file, name)))
-        except Exception as error: # a file may be anything
-            raise ValueError(f"data: no array {name} in {file}: {error}") from None
-    return Task(prepare_inputs(arrays[0], inputs), arrays[1])
-
-# %% ../../nbs/foundations/02_task.ipynb #82935fb9
-def data_digest(
-    task:Task, # any task
-)->str: # 16 hexadecimal digits
-    "A digest of shapes and float64 bytes of X and Y, and of the population where it is known."
-    model, digest = task.population, sha256()
-    arrays = [] if task.X is None else [task.X, task.Y]
-    if model is not None: arrays += [model.teacher, model.input_root, torch.tensor([model.noise])]
-    for A in arrays:
-        digest.update(np.array(A.shape, "<i8").tobytes() + A.cpu().numpy().astype("<f8").tobytes())
-    return digest.hexdigest()[:16]
-
-# %% ../../nbs/foundations/02_task.ipynb #bf098943
-def semantic_task()->Task: # n = 4 items, 7 features
-    "The hierarchical items × features of Saxe et al. (2019)."
-    #                 grow move roots fly swim leaves petals
-    features = [[1., 1., 0., 1., 0., 0., 0.], # canary
-                [1., 1., 0., 0., 1., 0., 0.], # salmon
-                [1., 0., 1., 0., 0., 1., 0.], # oak
-                [1., 0., 1., 0., 0., 0., 1.]] # rose
-    return Task(np.eye(4), features)
-
-# %% ../../nbs/foundations/02_task.ipynb #066b4a94
-def digits_task(
-    *,
-    inputs:str="raw", # see `prepare_inputs`
-)->Task: # n = 1797, d_0 = 64, d_L = 10
-    "Real data: scikit-learn's digits, pixels in [0, 1], one-hot targets, both centred."
-    from sklearn.datasets import load_digits # takes a second to import; only this task needs it
-    X, labels = load_digits(return_X_y=True)
-    X, Y = X / 16, np.eye(10)[labels]
-    return Task(prepare_inputs(X - X.mean(0), inputs), Y - Y.mean(0))
-
 # %% ../../nbs/foundations/02_task.ipynb #f7b419c7
 def backprop(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
@@ -393,19 +297,20 @@ def backprop(
     for W in Ws[:0:-1]: delta.append(delta[-1] @ W)
     return h, delta[::-1]
 
-# %% ../../nbs/foundations/02_task.ipynb #8081fdc4
+# %% ../../nbs/foundations/02_task.ipynb #a8105b15
 def check_fit(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,  # the task that they are used on
 )->None:
     "Raises ValueError unless the weights are float64 and fit the task."
-    widths, ends = layer_widths(Ws), (task.d_in, task.d_out)
+    widths, d_in, d_out = layer_widths(Ws), task.d_in, task.d_out
     if any(W.dtype != torch.float64 for W in Ws):
         problem = f"has dtype {', '.join(sorted({str(W.dtype) for W in Ws}))}"
         refuse("Ws", problem, "torch.float64: single precision drowns small singular values")
-    require((widths[0], widths[-1]) == ends, "widths", widths, f"({ends[0]}, …, {ends[1]}) for this task")
+    fits = (widths[0], widths[-1]) == (d_in, d_out)
+    require(fits, "widths", widths, f"({d_in}, …, {d_out}) for this task")
 
-# %% ../../nbs/foundations/02_task.ipynb #18ee933d
+# %% ../../nbs/foundations/02_task.ipynb #62869459
 def excess_loss(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,  # the task
@@ -413,7 +318,7 @@ def excess_loss(
     "ℓ(W) - ℓ_min, accurate even where it is tiny."
     check_fit(Ws, task)
     error = product(Ws) - task.solution
-    # a batch of small products, not one big one over all runs: a run has the same bits beside any others
+    # many small products, not one big one: a run has the same bits beside any others
     root = task.covariance_factor.T.expand(*error.shape[:-2], -1, -1)
     return .5 * (error @ root).square().sum((-2, -1))
 
