@@ -20,7 +20,7 @@ from .experiments.saddle_samples import SaddleSample, chunk_paths, sample_of, st
 from .experiments.store import load, save
 from .experiments.sweeps import sweep as run_sweep
 from .figures.paths import title_of
-from .figures.report import finding, load_results, make_figures, _say_not_shown, write_report
+from .figures.report import _say_not_shown, finding, load_results, make_figures, write_report
 from .figures.saddles import report_saddles
 from .foundations.checks import require
 from .studies.verdict_figures import report_verdicts

@@ -105,7 +105,7 @@ def _stamp(
     paths = [Path(part.strip()) for part in place.split(",")]
     return tuple((p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.exists())
 
-# %% ../../nbs/experiments/04_description.ipynb #5a678d6a
+# %% ../../nbs/experiments/04_description.ipynb #cbc442b9
 @dataclass(frozen=True)
 class TaskFields:
     "Everything that determines a task."
@@ -136,7 +136,7 @@ class TaskFields:
             require(own or self.data in BUILT_IN, "data", self.data, kinds)
             require(self.data != "semantic" or self.inputs == "raw", "inputs", self.inputs,
                     "raw for semantic data, which are white as they are")
-            if own: self.own_task # raises ValueError unless the data can be read
+            _ = self.own_task # raises ValueError unless own data can be read
             return
         require(self.inputs == "raw", "inputs", self.inputs, "raw for gaussian data, whose "
                 "covariance is a choice (input_decay)")
@@ -201,7 +201,7 @@ def _hash(values)->str: # 12 hexadecimal digits
 _POSITIVE = ("depth", "width", "runs", "n_levels", "record_every", "n_boot", "batch_size", "points",
              "n_steps", "top_k", "observations", "steps", "window")
 
-# %% ../../nbs/experiments/04_description.ipynb #b7e8655b
+# %% ../../nbs/experiments/04_description.ipynb #f15a984d
 @dataclass(frozen=True)
 class Experiment(TaskFields):
     "Everything that determines a result: task, network, training, checkpoints, measures."
@@ -253,7 +253,7 @@ class Experiment(TaskFields):
         # now, since a function that is sent to another process leaves its source behind
         functions = [m for m in self.measures if not isinstance(m, str)]
         self.__dict__["identities"] = {m: measure_identity(m) for m in functions}
-        self.options # raises ValueError unless they make sense
+        _ = self.options # raises ValueError unless they make sense
         if "rank_patterns" in self.measures or "deviations" in self.measures:
             require(self.svd != "randomised", "svd", self.svd, "accurate or svd with the measures "
                     "rank_patterns and deviations: ranks need all singular values")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiment_grid', 'parse_grid', 'Folder', 'look_into', 'ExperimentState', 'status', 'SweepBackend', 'open_sweep']
 
-# %% ../../nbs/experiments/07_folders.ipynb #7e2f7e7c
+# %% ../../nbs/experiments/07_folders.ipynb #d7b4f8ae
 import ast
 import json
 import warnings
@@ -26,11 +26,9 @@ from dln_nb.experiments.store import (
     ResultError,
     beside,
     claimed_by,
-    load,
     open_stored,
     read_attributes,
     readable_folder,
-    stored_dims,
     stored_dtype,
     stored_values,
 )
@@ -145,14 +143,14 @@ class ExperimentState(NamedTuple):
     state:str  # done, diverged, running, failed, interrupted, waiting, damaged, unreadable or other
     detail:str # who is at work, why it failed, which runs diverged, what else a file holds
 
-# %% ../../nbs/experiments/07_folders.ipynb #59fcb326
+# %% ../../nbs/experiments/07_folders.ipynb #d686f3e4
 def _stored_state(path:Path)->tuple[str, str]:
     "State and detail of a result that is there."
     try: attrs = read_attributes(path)
     except ResultError as error: return "damaged", str(error)
     if not _is_result(attrs): return "other", f"no experiment: {_content(attrs)}"
-    with open_stored(path) as (stored, _):
-        gd, sgd = (stored_values(stored[f"diverged_{who}"]) for who in ("gd", "sgd"))
+    with open_stored(path) as stored:
+        gd, sgd = (stored_values(stored.data[f"diverged_{who}"]) for who in ("gd", "sgd"))
     diverged = int(gd) + int(sgd.sum())
     return ("diverged", f"{diverged} of {sgd.size + 1} runs") if diverged else ("done", "")
 
@@ -234,15 +232,14 @@ class _Shape(NamedTuple):
     dtype:np.dtype
     attrs:dict
 
-# %% ../../nbs/experiments/07_folders.ipynb #9e850441
+# %% ../../nbs/experiments/07_folders.ipynb #9058d12f
 def _outline(path:Path)->tuple[dict[str, _Shape], dict[str, xr.Variable]]:
     "The variables of a result without their numbers, and its coordinates."
-    with open_stored(path) as (stored, coordinates):
+    with open_stored(path) as stored:
         about = lambda d: {k: d.attrs[k] for k in ("long_name",) if k in d.attrs}
-        shapes = {name: _Shape(stored_dims(d), d.shape, stored_dtype(d), about(d))
-                  for name, d in stored.items()}
-    values = load(path, sorted(coordinates)).variables
-    return shapes, {str(name): v for name, v in values.items()}
+        shapes = {name: _Shape(stored.dims(name), d.shape, stored_dtype(d), about(d))
+                  for name, d in stored.data.items()}
+        return shapes, {name: stored.variable(name) for name in sorted(stored.coordinates)}
 
 # %% ../../nbs/experiments/07_folders.ipynb #88519db7
 def _common(coordinates:list[xr.Variable])->xr.Variable|None:

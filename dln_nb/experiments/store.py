@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'ResultError', 'check_folder', 'readable_folder', 'write_whole', 'save', 'stored_dtype', 'stored_values',
-           'stored_dims', 'open_stored', 'read_attributes', 'load', 'set_aside', 'beside', 'claim', 'claimed_by',
+           'Stored', 'open_stored', 'read_attributes', 'load', 'set_aside', 'beside', 'claim', 'claimed_by',
            'mark_failed']
 
-# %% ../../nbs/experiments/00_store.ipynb #164c5bbd
+# %% ../../nbs/experiments/00_store.ipynb #b60c330a
 import hashlib
 import json
 import os
@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from time import strftime
+from typing import NamedTuple
 from uuid import uuid4
 
 import h5py
@@ -106,7 +107,7 @@ def _new_variable(
         made.attrs[key] = value
     return made
 
-# %% ../../nbs/experiments/00_store.ipynb #0a7efa13
+# %% ../../nbs/experiments/00_store.ipynb #79e7bce9
 def _netcdf(
     ds:xr.Dataset,
 )->bytes:
@@ -125,7 +126,8 @@ def _netcdf(
             scales[dim] = scale
         for name in others:
             made = _new_variable(file, name, ds.variables[name])
-            for k, dim in enumerate(ds.variables[name].dims): made.dims[k].attach_scale(scales[str(dim)])
+            for k, dim in enumerate(ds.variables[name].dims):
+                made.dims[k].attach_scale(scales[str(dim)])
     return buffer.getvalue()
 
 # %% ../../nbs/experiments/00_store.ipynb #4286a665
@@ -162,27 +164,42 @@ def stored_values(
     dtype = stored_dtype(data)
     return np.asarray((data.asstr() if dtype.kind == "U" else data)[()], dtype)
 
-# %% ../../nbs/experiments/00_store.ipynb #5c23cec9
-def stored_dims(
-    data:h5py.Dataset, # a variable of an open file
-)->tuple[str, ...]:
-    "The dimensions of a stored variable."
-    if data.is_scale: return (data.name[1:],)
-    scales = data.attrs.get("DIMENSION_LIST", ())
-    target = lambda scale: h5py.h5r.dereference(scale[0], data.id)
-    return tuple(h5py.h5i.get_name(target(scale))[1:].decode() for scale in scales)
+# %% ../../nbs/experiments/00_store.ipynb #c76b43f8
+class Stored(NamedTuple):
+    "What an open result file holds."
+    data:dict[str, h5py.Dataset] # variables and coordinates
+    coordinates:set[str]         # which of them are coordinates
+    scales:dict                  # names of dimensions by the identity of their scales
 
-# %% ../../nbs/experiments/00_store.ipynb #b96964cb
+    def dims(self,
+        name:str, # of a variable
+    )->tuple[str, ...]:
+        "The dimensions of a variable."
+        d = self.data[name]
+        if d.is_scale: return (name,)
+        references = d.attrs.get("DIMENSION_LIST", ())
+        return tuple(self.scales[h5py.h5r.dereference(r[0], d.id)] for r in references)
+
+    def variable(self,
+        name:str, # of a variable
+    )->xr.Variable:
+        "A variable with its numbers."
+        d = self.data[name]
+        return xr.Variable(self.dims(name), stored_values(d), _attributes(d.attrs))
+
+# %% ../../nbs/experiments/00_store.ipynb #477179ca
 @contextmanager
 def open_stored(
     path, # a result file
-)->Iterator[tuple[dict[str, h5py.Dataset], set[str]]]: # its variables, and which are coordinates
+)->Iterator[Stored]:
     "A result file, open for reading."
     with h5py.File(path) as file:
         bare = lambda d: d.attrs.get("NAME", b"").startswith(_BARE.encode())
-        variables = {name: d for name in file if not bare(d := file[name])}
-        of_dimensions = {name for name, d in variables.items() if d.is_scale}
-        yield variables, of_dimensions | set(file.attrs["coordinates"].split())
+        found = {name: file[name] for name in file}
+        scales = {d.id: name for name, d in found.items() if d.is_scale}
+        data = {name: d for name, d in found.items() if not (d.id in scales and bare(d))}
+        named = set(file.attrs["coordinates"].split()) | (set(scales.values()) & data.keys())
+        yield Stored(data, named, scales)
 
 # %% ../../nbs/experiments/00_store.ipynb #8f039acf
 def _check_seal(path:Path, thorough:bool)->None:
@@ -213,17 +230,16 @@ def read_attributes(
     written = attrs.get("format", "unknown")
     raise ResultError(f"{path.name} was written in format {written}; this version reads {FORMAT}")
 
-# %% ../../nbs/experiments/00_store.ipynb #f6fceea4
+# %% ../../nbs/experiments/00_store.ipynb #41fb6d8c
 def load(
     path, # a file that `save` has written
     names:Sequence[str]|None=None, # the variables to read; None: all
 )->xr.Dataset:
     "Read a stored result. Raises ResultError for a damaged file or another format."
     attrs = read_attributes(path, thorough=True)
-    with open_stored(path) as (stored, coordinates):
-        variable = lambda d: xr.Variable(stored_dims(d), stored_values(d), _attributes(d.attrs))
-        data = {name: variable(stored[name]) for name in (stored if names is None else names)}
-    return xr.Dataset(data, attrs=attrs).set_coords(coordinates & set(data))
+    with open_stored(path) as stored:
+        data = {name: stored.variable(name) for name in (stored.data if names is None else names)}
+        return xr.Dataset(data, attrs=attrs).set_coords(stored.coordinates & set(data))
 
 # %% ../../nbs/experiments/00_store.ipynb #e3f98852
 def set_aside(
