@@ -1,5 +1,4 @@
-"What a measure costs for each network at a checkpoint, beside plain batched `svdvals` of all "
-"partial products."
+"What a measure costs for each network at a checkpoint, beside `svdvals` of all partial products."
 
 import time
 from dataclasses import replace

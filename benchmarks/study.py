@@ -1,5 +1,4 @@
-"Where the time of `make run` goes: the quick study stage by stage in one process, and as it is "
-"run, with two workers."
+"Where the time of `make run` goes: the quick study by stages, and as it is run, with two workers."
 
 import resource
 import subprocess
