@@ -1,6 +1,8 @@
 # The face of the package. lazy_loader reads it at run time, editors and type checkers before that.
+from .experiments.compare import compare as compare
 from .experiments.description import Experiment as Experiment, run as run
-from .experiments.folders import open_sweep as open_sweep
+from .experiments.folders import experiment_grid as experiment_grid, open_sweep as open_sweep
+from .experiments.results import measure as measure, weights as weights
 from .experiments.store import load as load, save as save
 from .experiments.sweeps import sweep as sweep
 from .figures.measures import (
@@ -24,7 +26,8 @@ from .foundations.task import (
     semantic_task as semantic_task,
 )
 from .measures.balance import balance_residual as balance_residual
-from .measures.distances import function_distance as function_distance, gauge_distance as gauge_distance
+from .measures.distances import function_distance as function_distance
+from .measures.distances import gauge_distance as gauge_distance
 from .measures.mode_coupling import mode_coefficients as mode_coefficients
 from .measures.rank_patterns import rank_pattern as rank_pattern
 from .measures.spectra import log_spectra as log_spectra
