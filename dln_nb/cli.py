@@ -31,12 +31,12 @@ COMMANDS = { # what each does: the first line of its function's docstring
                "training.",
 }
 
-# %% ../nbs/01_cli.ipynb #6a67575e
+# %% ../nbs/01_cli.ipynb #66abdce3
 def _overview()->str:
     "The help of the program: its commands."
     commands = (f"  {name:11} {what}" for name, what in COMMANDS.items())
     usage = f"usage: dln_nb [--version] {{{','.join(COMMANDS)}}} [options]"
-    return "\n".join([usage, "", main.__doc__, "", *commands, "",
+    return "\n".join([usage, "", str(main.__doc__), "", *commands, "",
                       "The options of a command: dln_nb COMMAND --help"])
 
 # %% ../nbs/01_cli.ipynb #62bb44af
@@ -57,7 +57,7 @@ def _call(command:str, options:list[str])->None:
     function = getattr(commands, command.replace("-", "_"))
     tyro.cli(function, prog=f"dln_nb {command}", args=options)
 
-# %% ../nbs/01_cli.ipynb #90c5b478
+# %% ../nbs/01_cli.ipynb #a277e2d1
 def main(
     args:list[str]|None=None, # the command line; None: that of the process
 )->None:
@@ -68,9 +68,10 @@ def main(
     _hear_interrupts()
     try: _call(command, options)
     except (ValueError, RuntimeError, OSError) as error: # a `ResultError` is a RuntimeError
-        # a file that is missing, full or not ours
-        file = (error.filename2 or error.filename) if isinstance(error, OSError) else None
-        print(f"dln_nb: {f'{file}: {error.strerror}' if file else error}", file=sys.stderr)
+        said = str(error)
+        if isinstance(error, OSError) and (file := error.filename2 or error.filename):
+            said = f"{file}: {error.strerror}" # it is missing, full or not ours
+        print(f"dln_nb: {said}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stopped:
         said = str(stopped) or "interrupted; finished results are stored, and the same command " \

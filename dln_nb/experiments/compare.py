@@ -6,7 +6,7 @@
 __all__ = ['KEEP', 'LARGEST_TASK', 'DEFAULT_MEASURES', 'check_device', 'train_runs', 'default_checkpoints', 'before_divergence',
            'key_checkpoints', 'layer_dims', 'digest', 'measure_label', 'measure_identity', 'compare']
 
-# %% ../../nbs/experiments/03_compare.ipynb #d5b6d07c
+# %% ../../nbs/experiments/03_compare.ipynb #3f6c6186
 import hashlib
 import inspect
 import json
@@ -14,11 +14,11 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from ..foundations.data import data_digest
 from joblib import Parallel, delayed
 from torch import Tensor
 
@@ -44,6 +44,7 @@ from dln_nb.experiments.variables import (
     own_variables,
 )
 from ..foundations.checks import is_number, refuse, require, require_integer
+from ..foundations.data import data_digest
 from ..foundations.network import Weights, layer_widths, ntk_change
 from ..foundations.parallel import one_thread, workers
 from ..foundations.task import Task, check_fit, loss
@@ -70,16 +71,16 @@ def check_device(
     except Exception: require(False, "device", str(device), "a PyTorch device with double "
                               f"precision; this machine has {', '.join(there)}")
 
-# %% ../../nbs/experiments/03_compare.ipynb #01c68a47
+# %% ../../nbs/experiments/03_compare.ipynb #c82492c4
 def _join(
     parts:Sequence[Trajectory], # of the same training, with different runs
 )->Trajectory:
     "One trajectory of the runs of all parts, in their order."
     cat = lambda field: torch.cat([getattr(p, field) for p in parts])
     layers = lambda field: tuple(map(torch.cat, zip(*(getattr(p, field) for p in parts))))
-    joined = {f: cat(f) for f in ("excess", "checkpoint_steps", "diverged")}
     observed = {k: torch.cat([p.observed[k] for p in parts]) for k in parts[0].observed}
-    return replace(parts[0], **joined, weights=layers("weights"), final=layers("final"),
+    return replace(parts[0], excess=cat("excess"), checkpoint_steps=cat("checkpoint_steps"),
+                   diverged=cat("diverged"), weights=layers("weights"), final=layers("final"),
                    observed=observed)
 
 # %% ../../nbs/experiments/03_compare.ipynb #8e505380
@@ -137,25 +138,25 @@ def _check_rules(
         if isinstance(rule, Steps):
             require(rule.steps.ndim == 1, "steps", tuple(rule.steps.shape), "the same for all runs")
 
-# %% ../../nbs/experiments/03_compare.ipynb #6dee6fb9
+# %% ../../nbs/experiments/03_compare.ipynb #e4b99e26
 def _placed(
     rules:Sequence[CheckpointRule],
     counts:Sequence[int], # checkpoints of each
     escapes:Sequence[Escape], # of GD
 )->Variables:
     "Coordinates that say what each checkpoint is, rule after rule."
-    kinds, levels, numbers, offsets = [], [], [], []
+    places:list[tuple[str, float, int, float]] = []
     for rule, n in zip(rules, counts):
-        kind = {LossLevels: "loss", Steps: "step", Escapes: "escape"}.get(type(rule), "other")
-        missing, windows = [np.nan] * n, kind == "escape"
-        kinds += [kind] * n
-        levels += rule.levels.tolist() if kind == "loss" else missing
-        numbers += [k for k in range(1, len(escapes) + 1) for _ in range(rule.points)] if windows \
-            else [0] * n
-        offsets += [o for x in escapes for o in rule.offsets(x)] if windows else missing
+        if isinstance(rule, LossLevels):
+            places += [("loss", level, 0, np.nan) for level in rule.levels.tolist()]
+        elif isinstance(rule, Escapes):
+            places += [("escape", np.nan, k, o) for k, x in enumerate(escapes, 1)
+                       for o in rule.offsets(x)]
+        else: places += [("step" if isinstance(rule, Steps) else "other", np.nan, 0, np.nan)] * n
+    kinds, levels, numbers, offsets = zip(*places) if places else ((),) * 4
     along = lambda values, text, **more: ("checkpoint", values, {"long_name": text, **more})
     return {
-        "alignment": along(kinds, "what aligns the checkpoint between runs"),
+        "alignment": along(list(kinds), "what aligns the checkpoint between runs"),
         "level": along(np.array(levels, float), "loss level (loss-aligned checkpoints)"),
         "escape_number": along(np.array(numbers, int), "escape, counted from 1 in order of time "
                                "(escape-aligned checkpoints); 0 otherwise"),
@@ -251,14 +252,14 @@ def _axes(task, widths, runs, gd, escapes, o)->Variables:
         **axis("escape", count(len(escapes)), "escape of GD, counted from 1 in order of time"),
         **axis("modes_learned", torch.arange(len(task.plateaus)), "number of modes learned")}
 
-# %% ../../nbs/experiments/03_compare.ipynb #6d557e67
+# %% ../../nbs/experiments/03_compare.ipynb #bed00f96
 def _training(task, start, gd, sgd, escapes, detection)->Variables:
     "Losses, checkpoint steps, escapes and the change of the kernel."
     about = lambda text, **more: {"long_name": text, **more}
     found = [find_escapes(curve, sgd.steps, **detection) for curve in sgd.loss.cpu()]
     matched = [match_escapes(x, escapes, detection["drop"]) for x in found]
-    steps = np.array([[-1 if x is None else x.step for x in row] for row in matched], int)
-    steps = torch.from_numpy(steps.reshape(len(found), len(escapes)))
+    at = np.array([[-1 if x is None else x.step for x in row] for row in matched], int)
+    steps = torch.from_numpy(at.reshape(len(found), len(escapes)))
     steps = steps.where(steps <= _last_sound(sgd)[:, None], -1)
     of = lambda field: np.array([getattr(x, field) for x in escapes],
                                 int if field == "step" else float)
@@ -292,11 +293,11 @@ def _training(task, start, gd, sgd, escapes, detection)->Variables:
 # %% ../../nbs/experiments/03_compare.ipynb #0ec5bf67
 LARGEST_TASK = 2_500_000 # numbers of X and Y together that a result keeps: 20 MB
 
-# %% ../../nbs/experiments/03_compare.ipynb #b5fea984
+# %% ../../nbs/experiments/03_compare.ipynb #a5078b23
 def _own_input(task, start)->Variables:
     "The start, and the data of a task where they are small."
     name = lambda text: {"long_name": text}
-    data = {f"start_{l}": (dims, W, name(f"W_{l} at the start"))
+    data:Variables = {f"start_{l}": (dims, W, name(f"W_{l} at the start"))
             for l, (dims, W) in enumerate(zip(layer_dims(len(start)), start), 1)}
     if task.X is not None and task.X.numel() + task.Y.numel() <= LARGEST_TASK:
         data["task_X"] = (("sample", "input"), task.X, name("inputs of the task"))
@@ -363,8 +364,9 @@ def _rule_settings(rule:CheckpointRule)->dict:
     plain = lambda x: x.tolist() if isinstance(x, Tensor) else x
     return {"rule": type(rule).__name__, **{k: plain(v) for k, v in vars(rule).items()}}
 
-# %% ../../nbs/experiments/03_compare.ipynb #9908847e
-DEFAULT_MEASURES = ("rank_patterns", "spectra", "distances", "balance", "mode_coupling")
+# %% ../../nbs/experiments/03_compare.ipynb #e082bbb2
+DEFAULT_MEASURES:tuple[str, ...] = (
+    "rank_patterns", "spectra", "distances", "balance", "mode_coupling")
 
 # %% ../../nbs/experiments/03_compare.ipynb #902388b3
 def _check(task, start, keep_weights, **numbers)->None:
@@ -384,7 +386,7 @@ def _check(task, start, keep_weights, **numbers)->None:
     require(lr is None or is_number(lr) and lr > 0, "lr", lr, "None or a finite number > 0")
     require(is_number(stop) and 0 < stop < 1, "stop", stop, "a number in (0, 1)")
 
-# %% ../../nbs/experiments/03_compare.ipynb #ff3e7e24
+# %% ../../nbs/experiments/03_compare.ipynb #56bf123a
 def compare(
     task:Task,
     start:Weights, # the common start of all runs, W_l: (d_l, d_{l-1}), float64
@@ -453,7 +455,7 @@ def compare(
         title=f"GD and SGD: {title}", format=FORMAT, key=digest(*identity),
         comparison=json.dumps(settings, default=repr), lr=lr, steps=steps,
         widths=list(layer_widths(start)), min_loss=task.min_loss, confidence=o.confidence,
-        separated=int(scale < o.eps_absolute < learned), own_measures=json.dumps(list(own)),
+        separated=int(scale < o.thresholds[1] < learned), own_measures=json.dumps(list(own)),
         excess_left=float(gd.excess[0, -1] / gd.excess[0, 0]),
         finished=int(not automatic or steps < MAX_STEPS), device=str(device or "cpu"),
         versions=json.dumps(_versions()))
@@ -481,16 +483,16 @@ def _trained(task, start, rules, batch_size, runs, sampling, n_jobs, *, seed, mo
                      n_jobs=n_jobs, seed=seed, sampling=sampling, **options)
     return gd, sgd, escapes, detection
 
-# %% ../../nbs/experiments/03_compare.ipynb #8ed3994a
+# %% ../../nbs/experiments/03_compare.ipynb #d617844a
 def _measured(gd, sgd, task, measures, own, o, device)->Variables:
     "The variables of all measures."
     k = o.top_k if o.svd == "randomised" else None
-    kept = [Kept(t.weights, t.checkpoint_steps >= 0, o.svd, k) for t in (gd, sgd)]
-    here, data = task if device is None else task.to(device), {}
+    one, many = (Kept(t.weights, t.checkpoint_steps >= 0, o.svd, k) for t in (gd, sgd))
+    here, data = task if device is None else task.to(device), dict[str, Any]()
     for name in measures:
-        if name in MEASURES: data |= MEASURES[name](*kept, task, o)
+        if name in MEASURES: data |= MEASURES[name](one, many, task, o)
         elif name == "mode_coupling":
-            observed = (t.observed["modes"].cpu() for t in (gd, sgd))
-            data |= mode_variables(*observed, gd.observed_steps, task, o)
-    for name, function in own.items(): data |= own_variables(name, function, *kept, here, o)
+            w_gd, w_sgd = (t.observed["modes"].cpu() for t in (gd, sgd))
+            data |= mode_variables(w_gd, w_sgd, gd.observed_steps, task, o)
+    for name, function in own.items(): data |= own_variables(name, function, one, many, here, o)
     return data

@@ -6,7 +6,7 @@
 __all__ = ['BUILT_IN', 'PRESETS', 'check_integers', 'TaskFields', 'Experiment', 'load_start', 'make_task', 'checked_task',
            'initial_gamma', 'initial_weights', 'absolute_threshold', 'run', 'experiment_of', 'settings_of', 'study']
 
-# %% ../../nbs/experiments/04_description.ipynb #25647bb1
+# %% ../../nbs/experiments/04_description.ipynb #244d96be
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import torch
 import xarray as xr
-from ..foundations.data import data_digest, digits_task, load_task, semantic_task
 
 from dln_nb.experiments.compare import (
     DEFAULT_MEASURES,
@@ -34,6 +33,7 @@ from .schedule import MAX_STEPS, learned_scale, rank_threshold, schedule
 from .store import FORMAT
 from .variables import Options, check_measures, own_measure
 from ..foundations.checks import is_integer, is_number, require, require_integer
+from ..foundations.data import data_digest, digits_task, load_task, semantic_task
 from dln_nb.foundations.network import (
     REGIMES,
     Weights,
@@ -201,7 +201,7 @@ def _hash(values)->str: # 12 hexadecimal digits
 _POSITIVE = ("depth", "width", "runs", "n_levels", "record_every", "n_boot", "batch_size", "points",
              "n_steps", "top_k", "observations", "steps", "window")
 
-# %% ../../nbs/experiments/04_description.ipynb #13f9e2df
+# %% ../../nbs/experiments/04_description.ipynb #b7e8655b
 @dataclass(frozen=True)
 class Experiment(TaskFields):
     "Everything that determines a result: task, network, training, checkpoints, measures."
@@ -252,7 +252,7 @@ class Experiment(TaskFields):
         object.__setattr__(self, "measures", check_measures(self.measures))
         # now, since a function that is sent to another process leaves its source behind
         functions = [m for m in self.measures if not isinstance(m, str)]
-        object.__setattr__(self, "_identities", {m: measure_identity(m) for m in functions})
+        self.__dict__["identities"] = {m: measure_identity(m) for m in functions}
         self.options # raises ValueError unless they make sense
         if "rank_patterns" in self.measures or "deviations" in self.measures:
             require(self.svd != "randomised", "svd", self.svd, "accurate or svd with the measures "
@@ -266,19 +266,19 @@ class Experiment(TaskFields):
         ): require(ok, field, getattr(self, field), allowed)
         if self.levels is not None: LossLevels(self.levels)
         Escapes(self.window, points=self.points, **self.detection)
-        if self.start is not None: self._check_start()
+        if (own := self.own_start) is not None: self._check_start(own)
         stream = self.sampling == "stream"
         require((self.samples is None) == stream, "sampling", self.sampling, "stream if n is None, "
                 "shuffle or replacement otherwise: GD and SGD see the same data")
         ok = self.samples is None or self.batch_size <= self.samples
         require(ok, "batch_size", self.batch_size, f"at most n = {self.samples}")
 
-    def _check_start(self):
+    def _check_start(self, own:Weights):
         for name in ("depth", "width", "regime", "gamma"):
             default = type(self).__dataclass_fields__[name].default
             require(getattr(self, name) == default, name, getattr(self, name), "left as it is "
                     "with a start of your own, which decides it")
-        widths = layer_widths(self.own_start)
+        widths = layer_widths(own)
         require((widths[0], widths[-1]) == self.ends, "start", self.start, f"a network of widths "
                 f"({self.ends[0]}, …, {self.ends[1]}) for these data; it has {widths}")
 
@@ -301,7 +301,7 @@ class Experiment(TaskFields):
     @property
     def widths(self)->tuple[int, ...]: # (d_0, …, d_L)
         "The widths of all layers."
-        if self.start is not None: return layer_widths(self.own_start)
+        if (own := self.own_start) is not None: return layer_widths(own)
         return (self.ends[0], *[self.width] * (self.depth - 1), self.ends[1])
 
     @property
@@ -330,9 +330,10 @@ class Experiment(TaskFields):
 
     def hashed(self)->dict:
         "What the key is made from: contents instead of the paths of files and functions."
-        identities = [self._identities.get(m) or measure_identity(m) for m in self.measures]
+        known = self.__dict__["identities"]
+        identities = [known.get(m) or measure_identity(m) for m in self.measures]
         values = super().hashed() | dict(measures=identities)
-        if self.start is not None: values["start"] = digest(*self.own_start)
+        if (own := self.own_start) is not None: values["start"] = digest(*own)
         return values
 
 # %% ../../nbs/experiments/04_description.ipynb #e163a7c5
@@ -393,14 +394,15 @@ def initial_weights(
     if (own := e.own_start) is not None: return own
     return gaussian_init(e.widths, gamma=initial_gamma(e), seed=e.seed)
 
-# %% ../../nbs/experiments/04_description.ipynb #a6302e39
+# %% ../../nbs/experiments/04_description.ipynb #23762a22
 def absolute_threshold(
     e:Experiment,
     task:Task,
 )->tuple[float, bool]: # ε in (0, 1), and whether it separates the start from what is learned
     "The absolute rank threshold: the given one, or between the start and what is learned."
-    if e.start is None: scale = 2 * hidden_width(e.widths) ** ((1 - initial_gamma(e)) / 2)
-    else: scale = max(torch.linalg.matrix_norm(W, 2).item() for W in e.own_start)
+    if (own := e.own_start) is None:
+        scale = 2 * hidden_width(e.widths) ** ((1 - initial_gamma(e)) / 2)
+    else: scale = max(torch.linalg.matrix_norm(W, 2).item() for W in own)
     depth = len(e.widths) - 1
     eps = e.eps_absolute or rank_threshold(scale, task, depth)
     return eps, scale < eps < learned_scale(task, depth)
@@ -417,7 +419,7 @@ def _checkpoints(
     equal = np.unique(np.rint(np.linspace(0, steps, e.n_steps + 1)).astype(int))
     return [LossLevels(levels), Steps(equal), Escapes(e.window, points=e.points, **e.detection)]
 
-# %% ../../nbs/experiments/04_description.ipynb #ff38a116
+# %% ../../nbs/experiments/04_description.ipynb #308b2adf
 def run(
     experiment:Experiment,
     *,
@@ -440,7 +442,7 @@ def run(
             record_every=e.record_every, observations=e.observations, title=e.label,
             n_jobs=n_jobs, device=device, progress=progress, **options)
     finished = e.steps is not None or steps < MAX_STEPS
-    if e.own_task is None: ds = ds.drop_vars([name for name in ds if name.startswith("task_")])
+    if e.own_task is None: ds = ds.drop_vars([k for k in ds if str(k).startswith("task_")])
     return ds.assign_attrs(experiment=json.dumps(e.written()), key=e.key, gamma=initial_gamma(e),
                            separated=int(separated), finished=int(finished))
 
@@ -458,13 +460,14 @@ def settings_of(
     "What a result was made with: the fields of its experiment, or the arguments of `compare`."
     return json.loads(ds.attrs.get("experiment") or ds.attrs["comparison"])
 
-# %% ../../nbs/experiments/04_description.ipynb #65057541
-PRESETS = { # {depth: γ of the small start}, options; a smaller one separates plateaus at L = 2, 4
+# %% ../../nbs/experiments/04_description.ipynb #4d61145b
+# {depth: γ of the small start}, options; a smaller start separates plateaus at L = 2, 4
+PRESETS:dict[str, tuple[dict, dict]] = {
     "quick": ({3: None}, dict(runs=16)),
     "paper": ({2: 4., 3: 2., 4: 2.}, dict(runs=64, width=100, d_in=8, d_out=6, n=500, n_levels=48,
                                          keep_weights="none"))}
 
-# %% ../../nbs/experiments/04_description.ipynb #d6612e41
+# %% ../../nbs/experiments/04_description.ipynb #80dbaefe
 def study(
     preset:str, # "quick" | "paper"
 )->list[Experiment]:
@@ -472,5 +475,5 @@ def study(
     require(preset in PRESETS, "preset", preset, f"one of {', '.join(PRESETS)}")
     gammas, options = PRESETS[preset]
     small = lambda regime, L: gammas[L] if regime == "saddle-to-saddle" else None
-    return [Experiment(regime=r, teacher=t, depth=L, gamma=small(r, L), **options)
+    return [Experiment(depth=L, gamma=small(r, L), **options | dict(regime=r, teacher=t))
             for L, r, t in grid(gammas, REGIMES, TEACHERS)]

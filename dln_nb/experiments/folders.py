@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiment_grid', 'parse_grid', 'Folder', 'look_into', 'ExperimentState', 'status', 'SweepBackend', 'open_sweep']
 
-# %% ../../nbs/experiments/07_folders.ipynb #506974be
+# %% ../../nbs/experiments/07_folders.ipynb #7e2f7e7c
 import ast
 import json
 import warnings
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -34,7 +34,7 @@ from dln_nb.experiments.store import (
     stored_dtype,
     stored_values,
 )
-from ..foundations.checks import require
+from ..foundations.checks import refuse, require
 
 # %% ../../nbs/experiments/07_folders.ipynb #0b8091c7
 _FIELDS = {f.name: f for f in fields(Experiment)}
@@ -56,7 +56,7 @@ def experiment_grid(
             "differ, so that no experiment occurs twice")
     return chosen
 
-# %% ../../nbs/experiments/07_folders.ipynb #205200fc
+# %% ../../nbs/experiments/07_folders.ipynb #c9d8b45f
 def _parse_values(
     text:str, # e.g. "lr=0.01,0.02", "teacher=low-rank,degenerate", "spectrum=(3,2,1),(3,3,1)"
 )->tuple[str, list]: # name of the field and its values
@@ -69,14 +69,14 @@ def _parse_values(
     if isinstance(_FIELDS[name].default, str): return name, [v.strip() for v in values.split(",")]
     try: return name, list(ast.literal_eval(f"[{values}]"))
     except (ValueError, SyntaxError):
-        require(False, "grid", text, f"{form} with numbers, None or (tuples) as values")
+        refuse(f"grid={text!r}", "cannot be read", f"{form}: numbers, None or (tuples) as values")
 
-# %% ../../nbs/experiments/07_folders.ipynb #42463381
+# %% ../../nbs/experiments/07_folders.ipynb #16314a8c
 def parse_grid(
     texts:Sequence[str], # field=value,value,… each
 )->dict[str, list]: # values by field
     "The fields of a grid; each may be given once."
-    values = {}
+    values:dict[str, list] = {}
     for text in texts:
         name, of = _parse_values(text)
         first = ",".join(map(str, values.get(name, ())))
@@ -100,7 +100,7 @@ def _content(
     if "sample" in attrs: return "points of a sample of saddles"
     return attrs.get("title", "something else")
 
-# %% ../../nbs/experiments/07_folders.ipynb #81d4c77c
+# %% ../../nbs/experiments/07_folders.ipynb #5312e82e
 class Folder(NamedTuple):
     "The netCDF files of a folder."
     results:dict[Path, dict] # results, sorted by name, with their attributes
@@ -110,19 +110,21 @@ class Folder(NamedTuple):
     @property
     def passed_over(self)->list[str]:
         "All files that hold no result, in words: one line for all that hold the same."
-        names = {}
+        names:dict[str, list[str]] = {}
         for path, attrs in self.others.items():
             names.setdefault(_content(attrs), []).append(path.name)
         more = lambda rest: f" and {len(rest)} more" if rest else ""
         return [*self.unusable, *(f"holds no experiment: {first}{more(rest)} ({what})"
                                   for what, (first, *rest) in names.items())]
 
-# %% ../../nbs/experiments/07_folders.ipynb #20be5c22
+# %% ../../nbs/experiments/07_folders.ipynb #396949b9
 def look_into(
     out, # folder
 )->Folder:
     "Sort the netCDF files of a folder."
-    results, others, unusable = {}, {}, []
+    results:dict[Path, dict] = {}
+    others:dict[Path, dict] = {}
+    unusable = []
     for path in sorted(readable_folder(out).glob("*.nc")):
         try: attrs = read_attributes(path)
         except ResultError as error: unusable.append(str(error))
@@ -170,10 +172,11 @@ def _state(path:Path)->tuple[str, str]:
     except OSError as error:
         return "unreadable", f"{what} cannot be read ({error.strerror or error})"
 
-# %% ../../nbs/experiments/07_folders.ipynb #ec954103
+# %% ../../nbs/experiments/07_folders.ipynb #e17ec736
 def _listed(out:Path)->tuple[dict[str, str], list[ExperimentState]]: # labels; unreadable lists
     "The experiments that sweeps wanted."
-    labels, unread = {}, []
+    labels:dict[str, str] = {}
+    unread = []
     for plan in sorted(out.glob(".plan-*.json")):
         try: labels |= json.loads(plan.read_text())
         except (OSError, ValueError, TypeError) as error:
@@ -231,14 +234,15 @@ class _Shape(NamedTuple):
     dtype:np.dtype
     attrs:dict
 
-# %% ../../nbs/experiments/07_folders.ipynb #cc313675
+# %% ../../nbs/experiments/07_folders.ipynb #9e850441
 def _outline(path:Path)->tuple[dict[str, _Shape], dict[str, xr.Variable]]:
     "The variables of a result without their numbers, and its coordinates."
     with open_stored(path) as (stored, coordinates):
         about = lambda d: {k: d.attrs[k] for k in ("long_name",) if k in d.attrs}
         shapes = {name: _Shape(stored_dims(d), d.shape, stored_dtype(d), about(d))
                   for name, d in stored.items()}
-    return shapes, dict(load(path, sorted(coordinates)).variables)
+    values = load(path, sorted(coordinates)).variables
+    return shapes, {str(name): v for name, v in values.items()}
 
 # %% ../../nbs/experiments/07_folders.ipynb #88519db7
 def _common(coordinates:list[xr.Variable])->xr.Variable|None:
@@ -276,8 +280,8 @@ def _column(values:list)->np.ndarray:
         return np.array([np.nan if v is None else v for v in values])
     return np.array([str(tuple(v)) if isinstance(v, list) else str(v) for v in values])
 
-# %% ../../nbs/experiments/07_folders.ipynb #4f3da074
-def _varied(attrs:list[dict])->dict[str, tuple]:
+# %% ../../nbs/experiments/07_folders.ipynb #2782edbf
+def _varied(attrs:list[dict])->dict[str, Any]:
     "The settings that vary, as coordinates; learning rate and number of steps as they were used."
     settings = [json.loads(a.get("experiment") or a["comparison"]) for a in attrs]
     used = ("lr", "steps", "gamma")
@@ -287,7 +291,7 @@ def _varied(attrs:list[dict])->dict[str, tuple]:
     return {name: ("experiment", _column(column)) for name, column in columns.items()
             if len(set(map(str, column))) > 1}
 
-# %% ../../nbs/experiments/07_folders.ipynb #bf8745fb
+# %% ../../nbs/experiments/07_folders.ipynb #b6d34659
 class SweepBackend(BackendEntrypoint):
     "Lets `xarray.open_dataset` open a folder of results."
     def open_dataset(self,
@@ -303,9 +307,10 @@ class SweepBackend(BackendEntrypoint):
         for other in found.passed_over: warnings.warn(other, stacklevel=2)
         paths, attrs = list(found.results), list(found.results.values())
         outlines, coordinates = zip(*map(_outline, paths))
-        data, coords = {}, _varied(attrs) | {"file": ("experiment", [p.name for p in paths])}
+        data:dict[str, Any] = {}
+        coords = {**_varied(attrs), "file": ("experiment", [p.name for p in paths])}
         names = dict.fromkeys(name for shapes in outlines for name in shapes)
-        longest = {}
+        longest:dict[str, int] = {}
         for shape in (s for shapes in outlines for s in shapes.values()):
             for dim, n in zip(shape.dims, shape.sizes): longest[dim] = max(n, longest.get(dim, 0))
         for name in names.keys() - set(drop_variables or ()):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['task_of', 'start_of', 'weights', 'measure']
 
-# %% ../../nbs/experiments/05_results.ipynb #2dbc465a
+# %% ../../nbs/experiments/05_results.ipynb #59d5870c
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def _options(ds:xr.Dataset)->Options:
     names = {f.name for f in fields(Options)} - {"every_run"}
     return Options(**{name: known[name] for name in names & known.keys()}, every_run=np.inf)
 
-# %% ../../nbs/experiments/05_results.ipynb #5eb0fc2c
+# %% ../../nbs/experiments/05_results.ipynb #8d7327b2
 def _new_variables(ds, function, task, everywhere, progress)->tuple[str, Variables]:
     "The name of a measure, and its variables."
     kept = "weights_gd_1" in ds and not everywhere
@@ -127,7 +127,8 @@ def _new_variables(ds, function, task, everywhere, progress)->tuple[str, Variabl
         if function in MEASURES: return "", MEASURES[function](gd, sgd, task, o)
         require(function != "mode_coupling", "function", function, "measured during the training: "
                 "name it among the measures of compare or of an Experiment")
-        name, f = own_measure(function)
+        if (own := own_measure(function)) is None: return "", {}
+        name, f = own
         check_own(name, f, start_of(ds), task)
         return name, own_variables(name, f, gd, sgd, task, o)
 
@@ -141,15 +142,16 @@ def _measure_one(ds, function, **options)->xr.Dataset:
     arrays = {k: (dims, v.numpy(), about) for k, (dims, v, about) in new.items()}
     return ds.assign(arrays).assign_attrs(own_measures=json.dumps(own))
 
-# %% ../../nbs/experiments/05_results.ipynb #516ed555
+# %% ../../nbs/experiments/05_results.ipynb #b4f8970c
 def _measure_sweep(
     paths, # of the results
     function,
-    at_least:dict[str, int], # sizes of dimensions that the arrays must fit
+    at_least:Mapping, # sizes of dimensions that the arrays must fit
     **options,
 )->xr.Dataset:
     "The new variables of many results over the dimension `experiment`, padded with NaN."
-    found, sizes = [_new_variables(load(path), function, **options)[1] for path in paths], {}
+    found = [_new_variables(load(path), function, **options)[1] for path in paths]
+    sizes:dict[str, int] = {}
     for dims, v, _ in (variable for new in found for variable in new.values()):
         for d, n in zip(dims, v.shape): sizes[d] = max(n, sizes.get(d, 0), at_least.get(d, 0))
     data = {}
@@ -157,7 +159,7 @@ def _measure_sweep(
         dims, _, about = next(new[name] for new in found if name in new)
         full = np.full((len(paths), *(sizes[d] for d in dims)), np.nan)
         for k, new in enumerate(found):
-            if name in new: full[(k, *map(slice, new[name][1].shape))] = new[name][1]
+            if name in new: full[k][tuple(map(slice, new[name][1].shape))] = new[name][1]
         data[name] = ("experiment", *dims), full, about
     return xr.Dataset(data, {"file": ("experiment", [Path(path).name for path in paths])})
 

@@ -106,25 +106,26 @@ def _new_variable(
         made.attrs[key] = value
     return made
 
-# %% ../../nbs/experiments/00_store.ipynb #4c740287
+# %% ../../nbs/experiments/00_store.ipynb #0a7efa13
 def _netcdf(
     ds:xr.Dataset,
 )->bytes:
     "A dataset as the bytes of a netCDF file."
     buffer, scales = BytesIO(), {}
-    others = [name for name in ds.variables if name not in ds.sizes]
+    others = [str(name) for name in ds.variables if name not in ds.sizes]
     with h5py.File(buffer, "w", track_order=True) as file:
-        coordinates = " ".join(name for name in ds.coords if name not in ds.sizes)
+        coordinates = " ".join(str(name) for name in ds.coords if name not in ds.sizes)
         for key, value in {**ds.attrs, "coordinates": coordinates}.items(): file.attrs[key] = value
         for k, (dim, size) in enumerate(ds.sizes.items()):
-            if named := dim in ds.variables: scale = _new_variable(file, dim, ds.variables[dim])
+            dim, named = str(dim), dim in ds.variables
+            if named: scale = _new_variable(file, dim, ds.variables[dim])
             else: scale = file.create_dataset(dim, (size,), ">f4")
             scale.make_scale(dim if named else f"{_BARE}{size:11d}")
             scale.attrs["_Netcdf4Dimid"] = np.int32(k)
             scales[dim] = scale
         for name in others:
             made = _new_variable(file, name, ds.variables[name])
-            for k, dim in enumerate(ds.variables[name].dims): made.dims[k].attach_scale(scales[dim])
+            for k, dim in enumerate(ds.variables[name].dims): made.dims[k].attach_scale(scales[str(dim)])
     return buffer.getvalue()
 
 # %% ../../nbs/experiments/00_store.ipynb #4286a665

@@ -6,12 +6,13 @@
 __all__ = ['Variables', 'SMALL', 'SPACES', 'MEASURES', 'MEASURE_NAMES', 'Kept', 'apply_pairs', 'Options', 'over_runs',
            'mode_variables', 'measure_function', 'own_measure', 'check_measures', 'check_own', 'own_variables']
 
-# %% ../../nbs/experiments/01_variables.ipynb #87c9f34a
+# %% ../../nbs/experiments/01_variables.ipynb #a2c36922
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,13 +93,13 @@ def apply_pairs(
     theirs = tuple(W[both.to(W.device)][None] for W in sgd.weights)
     return _scatter(measure(mine, theirs)[0].cpu().double(), both)
 
-# %% ../../nbs/experiments/01_variables.ipynb #5b096181
-Variables = dict[str, tuple[tuple[str, ...], Tensor, dict]] # name: (dims, values, attributes)
+# %% ../../nbs/experiments/01_variables.ipynb #a16d3905
+Variables = dict[str, tuple[Any, Any, dict]] # name: (dimensions, values, attributes)
 
 # %% ../../nbs/experiments/01_variables.ipynb #36bdc36e
 SMALL = 20e6 # bytes of a variable that is kept for every run
 
-# %% ../../nbs/experiments/01_variables.ipynb #87e1583f
+# %% ../../nbs/experiments/01_variables.ipynb #d59b92a3
 @dataclass(frozen=True)
 class Options:
     "What the measures depend on besides the weights."
@@ -128,7 +129,7 @@ class Options:
     @property
     def thresholds(self)->tuple[float, float]: # ε of each of `THRESHOLDS`
         "The rank thresholds; the absolute one must be known."
-        return self.eps, self.eps_absolute
+        return self.eps, self.eps_absolute or np.nan
 
     @property
     def boot(self)->dict:
@@ -278,7 +279,7 @@ def _balance_variables(gd:Kept, sgd:Kept, task:Task, o:Options)->Variables:
 # %% ../../nbs/experiments/01_variables.ipynb #07bcd4a6
 SPACES = ("function", "rank_patterns", "spectra", "parameters", "gauge")
 
-# %% ../../nbs/experiments/01_variables.ipynb #5c298921
+# %% ../../nbs/experiments/01_variables.ipynb #99e69b5a
 def _descriptions(
     Ws:Weights, # members, GD first, W_l: (members, checkpoints, d_l, d_{l-1}); NaN where missing
     sigma:Tensor, # their singular values: (members, checkpoints, L, L, K)
@@ -286,7 +287,7 @@ def _descriptions(
 )->dict[str, tuple[Tensor, int]]: # {space: ((members, checkpoints, features), order of the norm)}
     "What is compared in each of `SPACES`; ranks are those of the absolute threshold."
     there = ~sigma.isnan().all(-1).all(-1).all(-1)[..., None]
-    ranks = rank_pattern_of(sigma, o.eps_absolute, "absolute").rank.double().flatten(-2)
+    ranks = rank_pattern_of(sigma, o.thresholds[1], "absolute").rank.double().flatten(-2)
     spectra = log_spectra_of(sigma[..., :o.top_k], layer_widths(Ws), o.floor).flatten(-3)
     return {"function": (product(Ws).flatten(-2), 2),
             "rank_patterns": (ranks.where(there, torch.nan), 1),
@@ -325,7 +326,7 @@ _OF_TIMES = (("t_cross", "first step with all |w_αβ| ≤ ε, β ≠ α"),
              ("t_cross_last", "step from which all |w_αβ| ≤ ε to the end"),
              ("t_diag", "first step with |w_αα| ≥ c s_α"))
 
-# %% ../../nbs/experiments/01_variables.ipynb #c61bc11a
+# %% ../../nbs/experiments/01_variables.ipynb #7dadaa9b
 def mode_variables(
     gd:Tensor,  # w_αβ of GD: (1, observations, p, p); NaN where missing
     sgd:Tensor, # w_αβ of the SGD runs: (runs, observations, p, p); NaN where missing
@@ -340,9 +341,10 @@ def mode_variables(
     name = lambda text, **more: {"long_name": text, **more}
     step = name("step of the observation", units="steps")
     sizes = torch.bincount(blocks)
-    data = {"observed_step": (("observation",), steps, step),
-            "block_strength": (("block",), strengths, name("s_α of the block")),
-            "block_size": (("block",), sizes, name("number of modes in it"))}
+    data:Variables = {
+        "observed_step": (("observation",), steps, step),
+        "block_strength": (("block",), strengths, name("s_α of the block")),
+        "block_size": (("block",), sizes, name("number of modes in it"))}
     dims, said = ("observation", "alpha", "beta"), "mode coefficient w_αβ"
     data["mode_coefficient_gd"] = (dims, gd[0], name(f"{said}: GD"))
     if sgd.numel() * 8 <= o.every_run:
