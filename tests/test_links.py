@@ -14,7 +14,8 @@ from dln_nb._modidx import d as MODIDX
 
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
-MATH = re.compile(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|(?<![\\$])\$(?!\$)(.+?)(?<![\\$])\$(?!\$)", re.DOTALL)
+MATH = re.compile(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$"
+                  r"|(?<![\\$])\$(?!\$)(.+?)(?<![\\$])\$(?!\$)", re.DOTALL)
 
 
 def markdown(name): return [source(c) for c in raw(name)["cells"] if c["cell_type"] == "markdown"]
@@ -82,7 +83,7 @@ def broken(target, file, texts=(), attachments=()):
     return f"{target}: no such heading or symbol there; there are {', '.join(sorted(there))}"
 
 
-@pytest.mark.parametrize("heading, identifier", [ # the examples of Pandoc's manual, "Headings and sections"
+@pytest.mark.parametrize("heading, identifier", [  # from Pandoc's manual
     ("Heading identifiers in HTML", "heading-identifiers-in-html"),
     ("Maître d'hôtel", "maître-dhôtel"), ("*Dogs*?--in *my* house?", "dogs--in-my-house"),
     ("[HTML], [S5], or [RTF]?", "html-s5-or-rtf"), ("3. Applications", "applications"),
@@ -128,11 +129,12 @@ def test_links_of_the_readme_lead_somewhere(name):
 
 def way_on(name, cells):
     "What is wrong with the end of a page; None where nothing is."
-    if not cells or cells[-1]["cell_type"] != "markdown": return "the page ends without a link to the next one"
+    if not cells or cells[-1]["cell_type"] != "markdown": return "the page ends without a link"
     last = source(cells[-1]).strip().splitlines()[-1]
     onward = [t for t in targets(last) if t.partition("#")[0].endswith(".ipynb")]
     if not onward: return f"no link to another page in the last line: {last}"
-    if any(broken(t, NBS/name) or (NBS/name).parent/t == NBS/name for t in onward): return f"leads nowhere: {last}"
+    nowhere = any(broken(t, NBS/name) or (NBS/name).parent/t == NBS/name for t in onward)
+    if nowhere: return f"leads nowhere: {last}"
     chapter = re.match(r"\d+_", Path(name).name) and not name.startswith(("guide/", "studies/"))
     if chapter and name != LAST and "Next: " not in last:
         return f"a chapter ends with 'Next: …', not: {last}"
@@ -147,8 +149,8 @@ def test_an_end_without_way_on_is_found():
     way = lambda *texts: way_on(NETWORK, cells(*texts))
     assert way("# a", "Next: [b](02_task.ipynb).") is None
     assert way_on("index.ipynb", cells(f"Begin [here]({NETWORK}).")) is None
-    assert way() and way("Next: [b](02_task.ipynb).\n\nMore.") and way("Next: [b](02_nothing.ipynb).")
-    assert way("Next: [b](01_network.ipynb).") and way("See [b](02_task.ipynb).")
+    assert way() and way("Next: [b](02_task.ipynb).\n\nMore.") and way("See [b](02_task.ipynb).")
+    assert way("Next: [b](02_nothing.ipynb).") and way("Next: [b](01_network.ipynb).")
     code = dict(cell_type="code", source=["1"])
     assert way_on(NETWORK, [*cells("Next: [b](02_task.ipynb)."), code])
 
@@ -161,11 +163,10 @@ def test_a_page_leads_on(name):
 
 # Names in backticks, of which nbdev makes links
 
-MODULES = {module.removeprefix("dln_nb."): set(symbols) for module, symbols in MODIDX["syms"].items()}
-HOMES = defaultdict(list)  # {symbol without its module: modules that define it}; the first is linked
-for _module, _symbols in MODIDX["syms"].items():
-    for _name in _symbols:
-        HOMES[_name.removeprefix(f"{_module}.")].append(_module.removeprefix("dln_nb."))
+MODULES = {module.removeprefix("dln_nb."): set(names) for module, names in MODIDX["syms"].items()}
+HOMES = defaultdict(list)  # {symbol: modules that define it}; nbdev links to the first
+for _module, _names in MODULES.items():
+    for _name in _names: HOMES[_name.removeprefix(f"dln_nb.{_module}.")].append(_module)
 WORDS = set(re.findall(r"\w+", "\n".join(FILES.values())))
 FACE = {*face(), "__version__"}
 LIBRARIES = {"python", "matplotlib", "xarray", "torch", "numpy", "scipy", "joblib", "numba"}
@@ -191,7 +192,8 @@ def in_package(path):
 def misnamed(word, page_module=None, words=frozenset()):
     "What is wrong with a word in backticks, if anything: it is a symbol, or occurs in code."
     plain = word.removesuffix("()")
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", plain): return None  # code, a file, an option
+    dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", plain)
+    if not dotted: return None  # code, a file, an option
     own = plain.removeprefix("dln_nb.").removeprefix("dln.")
     if plain != own or "." in plain and plain not in HOMES and any(meant(plain)):
         return None if in_package(own) else f"`{word}`: not in dln_nb"
@@ -205,10 +207,10 @@ def misnamed(word, page_module=None, words=frozenset()):
 
 
 def test_a_wrong_name_is_found():
-    for good in ("layer_widths", "layer_widths()", "dln_nb.foundations", "dln_nb.foundations.network",
-                 "dln_nb.foundations.network.layer_widths", "network.layer_widths", "dln_nb.run",
-                 "dln.Experiment.label", "Experiment.label", "own_name", "a=1", "x.nc",
-                 "dln_nb.cli.COMMANDS", "torch.nn.MSELoss"):
+    for good in ("layer_widths", "layer_widths()", "network.layer_widths", "dln_nb.foundations",
+                 "dln_nb.foundations.network", "dln_nb.foundations.network.layer_widths",
+                 "dln_nb.run", "dln.Experiment.label", "Experiment.label", "own_name", "a=1",
+                 "x.nc", "dln_nb.cli.COMMANDS", "torch.nn.MSELoss"):
         assert misnamed(good, words={"own_name"}) is None, good
     for bad in ("layer_width_s", "dln_nb.networks", "dln_nb.foundations.network.width_s",
                 "network.width_s", "dln.no_such_name", "Experiment.label_s", "no_such_function()",
@@ -231,12 +233,14 @@ def test_names_in_backticks_exist(name):
 
 # Formulas
 
-# What MathJax 3 knows with the packages base and ams, which it always loads (docs.mathjax.org/en/v3.2/input/tex/macros).
-# Only what the pages use: before a macro is added here, look it up there.
+# What MathJax 3 knows with the packages base and ams, which it always loads:
+# docs.mathjax.org/en/v3.2/input/tex/macros. Only what the pages use: before a macro is added here,
+# look it up there.
 BASE = set("""
-    alpha beta gamma delta epsilon varepsilon eta theta kappa lambda mu nu xi pi rho sigma tau chi psi Delta Theta Lambda Sigma Phi ell
-    sum prod int partial nabla infty top perp dots cdots cdot times otimes pm mp mapsto to leftarrow langle rangle
-    le ge ne neq gg sim approx propto subset in ni notin mid min max inf exp ln log cos tanh sinh arctan bmod
+    alpha beta gamma delta epsilon varepsilon eta theta kappa lambda mu nu xi pi rho sigma tau chi
+    psi Delta Theta Lambda Sigma Phi ell sum prod int partial nabla infty top perp dots cdots cdot
+    times otimes pm mp mapsto to leftarrow langle rangle le ge ne neq gg sim approx propto subset
+    in ni notin mid min max inf exp ln log cos tanh sinh arctan bmod
     frac sqrt hat bar dot tilde overline underbrace left right big Big bigl bigr Bigl Bigr
     mathcal mathbf mathbb mathrm mathsf rm text quad qquad begin end
 """.split()) | set(",;! {}|\\#")

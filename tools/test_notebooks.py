@@ -3,7 +3,7 @@
 nbdev runs all notebooks of a worker in one process, where what one of them sets (a Dask client, a
 style of matplotlib, a variable of the environment) would reach the next. Here each starts afresh:
 forked from a server that has imported the libraries and nothing else, since imports take longer
-than many a notebook. The times go to the file named by DLN_NB_TIMES, for the list that pytest prints.
+than many a notebook. The times go to the file named by DLN_NB_TIMES, for the list at the end.
 """
 import json
 import os
@@ -15,7 +15,8 @@ from pathlib import Path
 import nbdev.test
 from fastcore.foundation import L
 
-LIBRARIES = ["nbdev.test", "torch", "xarray", "h5netcdf", "matplotlib.pyplot", "scipy.stats", "numba", "pandas"]
+LIBRARIES = ["nbdev.test", "torch", "xarray", "h5netcdf", "matplotlib.pyplot", "scipy.stats",
+             "numba", "pandas"]
 
 
 def in_fresh_processes(test, files, *, n_workers=0, basepath=None, pause=0, **options):
