@@ -31,15 +31,15 @@ def check_widths(
     require(ok, "widths", widths, "at least two integers ≥ 1: (d_0, …, d_L)")
     return tuple(int(d) for d in widths)
 
-# %% ../../nbs/foundations/01_network.ipynb #59695dc3
+# %% ../../nbs/foundations/01_network.ipynb #ed06729c
 def layer_widths(
     Ws:Weights, # (W_1, …, W_L), W_l: (*batch, d_l, d_{l-1})
 )->tuple[int, ...]: # (d_0, …, d_L)
     "The widths of a network; raises ValueError if its layers do not fit together."
     shapes = [tuple(W.shape) for W in Ws]
-    if not shapes: refuse("Ws", "is empty", "a tuple of at least one matrix")
-    fit = all(len(s) >= 2 for s in shapes) and all(a[-2] == b[-1] for a, b in pairwise(shapes))
-    if not fit: refuse("Ws", f"has the shapes {shapes}", "matrices W_l (*batch, d_l, d_{l-1})")
+    fit = shapes and all(len(s) >= 2 for s in shapes)
+    if not (fit and all(a[-2] == b[-1] for a, b in pairwise(shapes))):
+        refuse("Ws", f"has the shapes {shapes}", "a tuple of matrices W_l (*batch, d_l, d_{l-1})")
     return check_widths([shapes[0][-1], *(s[-2] for s in shapes)])
 
 # %% ../../nbs/foundations/01_network.ipynb #5d66a05d
@@ -61,14 +61,12 @@ def to_weights(
     require(v.shape[-1] == sum(sizes), "v", tuple(v.shape), expected)
     return tuple(x.unflatten(-1, s) for x, s in zip(v.split(sizes, -1), shapes))
 
-# %% ../../nbs/foundations/01_network.ipynb #3a86a031
+# %% ../../nbs/foundations/01_network.ipynb #793bc2c8
 def products_below(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->list[Tensor]: # [W_{<1} = I, …, W_{<L}, W], W_{<l}: (*batch, d_{l-1}, d_0)
     "The products of the layers below each layer, and the end-to-end matrix last."
-    first = Ws[0]
-    eye = torch.eye(first.shape[-1], dtype=first.dtype, device=first.device)
-    start = eye.expand(*first.shape[:-2], -1, -1)
+    start = torch.eye(Ws[0].shape[-1]).to(Ws[0]).expand(*Ws[0].shape[:-2], -1, -1)
     return list(accumulate(Ws, lambda P, W: W @ P, initial=start))
 
 # %% ../../nbs/foundations/01_network.ipynb #435460a8
@@ -136,28 +134,25 @@ def gaussian_init(
     rng, std = random_stream(seed, "init"), hidden_width(widths) ** (-gamma / 2)
     return tuple(torch.from_numpy(std * rng.standard_normal((b, a))) for a, b in pairwise(widths))
 
-# %% ../../nbs/foundations/01_network.ipynb #7e988deb
+# %% ../../nbs/foundations/01_network.ipynb #f05cac49
 def ntk(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->Tensor: # Θ = J Jᵀ: (*batch, d_L d_0, d_L d_0), row-major vec
     "The neural tangent kernel of the end-to-end matrix, inputs in the standard basis."
-    def kron(A, B):
-        return torch.einsum("...ab,...cd->...acbd", A, B).flatten(-4, -3).flatten(-2, -1)
     pairs = zip(products_above(Ws)[1:], products_below(Ws))
-    return torch.stack([kron(a @ a.mT, b.mT @ b) for a, b in pairs]).sum(0)
+    blocks = [torch.einsum("...ab,...cd->...acbd", a @ a.mT, b.mT @ b) for a, b in pairs]
+    return torch.stack(blocks).sum(0).flatten(-4, -3).flatten(-2, -1)
 
-# %% ../../nbs/foundations/01_network.ipynb #2d0a7bdf
+# %% ../../nbs/foundations/01_network.ipynb #17174abb
 def ntk_change(
     Ws:Weights, # after training, W_l: (*batch, d_l, d_{l-1})
     start:Weights, # before, of the same shapes or without leading axes
 )->Tensor: # ‖Θ - Θ_0‖_F / ‖Θ_0‖_F: (*batch,)
     "Relative change of the neural tangent kernel, small in the lazy regime; accurate above 1e-7."
-    def factors(Ws):
-        pairs = zip(products_above(Ws)[1:], products_below(Ws))
-        return [(a @ a.mT, b.mT @ b) for a, b in pairs]
-    def inner(K, J): return sum(dot(A, C) * dot(B, D) for A, B in K for C, D in J)
+    factors = lambda above, below: [(a @ a.mT, b.mT @ b) for a, b in zip(above[1:], below)]
     dot = lambda A, B: (A * B).sum((-2, -1))
-    K, J = factors(Ws), factors(start)
+    inner = lambda K, J: sum(dot(A, C) * dot(B, D) for A, B in K for C, D in J)
+    K, J = (factors(products_above(net), products_below(net)) for net in (Ws, start))
     return ((inner(K, K) - 2 * inner(K, J) + inner(J, J)).clamp(min=0) / inner(J, J)).sqrt()
 
 # %% ../../nbs/foundations/01_network.ipynb #5371d9a3

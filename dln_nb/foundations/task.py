@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEACHERS', 'random_orthogonal', 'teacher_spectrum', 'teacher_matrix', 'Population', 'Task', 'gaussian_task',
-           'backprop', 'check_fit', 'excess_loss', 'loss', 'gradient', 'minibatch_gradient']
+           'backprop', 'check_fit', 'excess_loss', 'loss', 'gradient']
 
 # %% ../../nbs/foundations/02_task.ipynb #10d790e6
 from copy import copy
@@ -118,7 +118,7 @@ def _to_matrix(
     if bad: refuse(field, f"has {bad} NaN or infinite entries", "finite")
     return A
 
-# %% ../../nbs/foundations/02_task.ipynb #4391b549
+# %% ../../nbs/foundations/02_task.ipynb #996ba01a
 @dataclass(frozen=True, eq=False)
 class Task:
     "A regression task: `Task(X, Y)`; see also `gaussian_task`, and `load_task` for own data."
@@ -230,11 +230,10 @@ class Task:
     )->"Task": # the same task
         "The task with everything that training needs on a device."
         _ = self.compressed, self.min_loss # computed once: the same numbers on every device
-        def move(value):
-            if isinstance(value, tuple): return tuple(map(move, value))
-            return value.to(device) if isinstance(value, Tensor) else value
         moved = copy(self)
-        vars(moved).update({name: move(value) for name, value in vars(self).items()})
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor): vars(moved)[name] = value.to(device)
+            if isinstance(value, tuple): vars(moved)[name] = tuple(t.to(device) for t in value)
         return moved
 
 # %% ../../nbs/foundations/02_task.ipynb #ae10414c
@@ -330,22 +329,15 @@ def loss(
     "The full-batch loss ℓ = (1/2n) Σ ‖y - Wx‖²."
     return excess_loss(Ws, task) + task.min_loss
 
-# %% ../../nbs/foundations/02_task.ipynb #8c41e5f0
+# %% ../../nbs/foundations/02_task.ipynb #caf227f7
 def gradient(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
     task:Task,  # the task
+    minibatch=None, # x (*batch, b, d_0), y (*batch, b, d_L); None: all data
 )->Weights: # ∂ℓ/∂W_l = W_{>l}ᵀ (W Σxx - Σyx) W_{<l}ᵀ: (*batch, d_l, d_{l-1})
-    "The full-batch gradient in closed form."
+    "The gradient in closed form, of the full-batch loss or of the mean loss over a minibatch."
     check_fit(Ws, task)
-    h, delta = backprop(Ws, *task.compressed)
-    return tuple(d.mT @ a for d, a in zip(delta, h))
-
-# %% ../../nbs/foundations/02_task.ipynb #a4249bda
-def minibatch_gradient(
-    Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
-    x:Tensor,   # inputs (*batch, b, d_0)
-    y:Tensor,   # targets (*batch, b, d_L)
-)->Weights: # (*batch, d_l, d_{l-1})
-    "Gradient of the mean loss over a minibatch, (1/2b) Σ ‖y - Wx‖²."
+    x, y = task.compressed if minibatch is None else minibatch
     h, delta = backprop(Ws, x, y)
-    return tuple(d.mT @ a / x.shape[-2] for d, a in zip(delta, h))
+    b = 1 if minibatch is None else x.shape[-2]
+    return tuple(d.mT @ a / b for d, a in zip(delta, h))

@@ -6,7 +6,9 @@
 __all__ = ['parameter_norm', 'ratio', 'parameter_distance', 'relative_parameter_distance', 'cosine_similarity', 'layer_distance',
            'function_distance', 'gauge_distance']
 
-# %% ../../nbs/measures/03_distances.ipynb #f9de5b42
+# %% ../../nbs/measures/03_distances.ipynb #d2b32c61
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def parameter_norm(
     "Norm of all parameters."
     return torch.linalg.vector_norm(_layer_norms(Ws), dim=-1)
 
-# %% ../../nbs/measures/03_distances.ipynb #e745d368
+# %% ../../nbs/measures/03_distances.ipynb #46afbfd7
 def _difference(
     gd:Weights,  # W_l: (*batch, d_l, d_{l-1})
     sgd:Weights, # W_l: (runs, *batch, d_l, d_{l-1})
@@ -35,7 +37,7 @@ def _difference(
     "Layerwise difference; raises ValueError if the shapes do not fit."
     one, many = ([tuple(W.shape) for W in Ws] for Ws in (gd, sgd))
     if [s[1:] for s in many] != one:
-        refuse("sgd", f"has layers of shapes {many}", f"(runs, *gd) for gd of shapes {one}")
+        refuse("sgd", f"has layers of shapes {many}", f"of shapes (runs, *s) for s in {one}")
     return tuple(A - B for A, B in zip(gd, sgd))
 
 # %% ../../nbs/measures/03_distances.ipynb #65846b90
@@ -97,49 +99,53 @@ def _polar_factor(
     U, _, Vh = torch.linalg.svd(M)
     return U @ Vh
 
-# %% ../../nbs/measures/03_distances.ipynb #34d01c76
-def _layer_basis(
-    Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
-    l:int,      # hidden layer, 1 … L-1
-)->Tensor: # (*batch, d_l, d_l), orthonormal; rotates with the layer
-    "An orthonormal basis of a hidden layer made of the network's own prefixes and suffixes."
-    d, inward, outward = Ws[l-1].shape[-2], Ws[l-1] @ Ws[l-1].mT, Ws[l].mT @ Ws[l]
-    tiny = torch.finfo(inward.dtype).tiny
-    unit = lambda X: X / torch.linalg.vector_norm(X, dim=-2, keepdim=True).clamp(min=tiny)
+# %% ../../nbs/measures/03_distances.ipynb #96e7df14
+def _own_rotation(
+    gd:Weights,  # W_l: (n, d_l, d_{l-1})
+    sgd:Weights, # W_l: (n, d_l, d_{l-1})
+    l:int,       # hidden layer, 1 … L-1
+)->Tensor: # (n, d_l, d_l), orthogonal: Q_l if gd is sgd rotated by (Q_1, …, Q_{L-1})
+    "The rotation of a hidden layer that takes sgd's own Krylov basis to gd's."
+    Ws = tuple(torch.stack(pair) for pair in zip(gd, sgd))
+    scaled = lambda X, size: torch.where(size > 1e-10, X / size, 0.)
+    columns = lambda X: torch.linalg.vector_norm(X, dim=-2, keepdim=True)
+    tiny = torch.finfo(gd[0].dtype).tiny
+    unit = lambda X: X / columns(X).clamp(min=tiny)
+    grams = Ws[l-1] @ Ws[l-1].mT, Ws[l].mT @ Ws[l]
+    step = sum(G / torch.linalg.matrix_norm(G, keepdim=True).clamp(min=tiny) for G in grams)
     new = torch.cat([unit(product(Ws[:l])), unit(product(Ws[l:]).mT)], -1)
-    basis = new[..., :0]
-    while basis.shape[-1] < d:
-        for _ in range(2): new = new - basis @ (basis.mT @ new) # twice is enough
-        Q, R = torch.linalg.qr(new[..., :d - basis.shape[-1]])
-        sign = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1., 1.) # the same in any basis
-        Q = Q * sign[..., None, :]
-        basis = torch.cat([basis, Q], -1)
-        new = torch.cat([unit(G @ Q) for G in (inward, outward)], -1)
-    return basis
+    projector = overlap = torch.zeros_like(step)
+    while new.any():
+        for _ in range(2): new = new - projector @ new # twice is enough
+        U, S, Vh = torch.linalg.svd(scaled(new, columns(new)), full_matrices=False)
+        block = (U * (S > 1e-10)[..., None, :]) @ Vh # X (XᵀX)^{-1/2}
+        projector, overlap = projector + block @ block.mT, overlap + block[:1] @ block[1:].mT
+        new = unit(step @ block)
+    return _polar_factor(overlap[0])
 
-# %% ../../nbs/measures/03_distances.ipynb #610d97b8
+# %% ../../nbs/measures/03_distances.ipynb #70683f9f
 def _rotate(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
-    Qs:list[Tensor], # Q_l of the hidden layers 1 … L-1, orthogonal: (*batch, d_l, d_l)
+    Qs:Sequence[Tensor], # Q_l of the hidden layers 1 … L-1, orthogonal: (*batch, d_l, d_l)
 )->Weights: # (Q_1 W_1, Q_2 W_2 Q_1ᵀ, …, W_L Q_{L-1}ᵀ), the same function
     "The network in rotated bases of its hidden layers."
     inner = [W @ Q.mT for W, Q in zip(Ws[1:], Qs)]
     return (*(Q @ W for Q, W in zip(Qs, (Ws[0], *inner))), *inner[-1:]) if Qs else Ws
 
-# %% ../../nbs/measures/03_distances.ipynb #b9a42ed8
+# %% ../../nbs/measures/03_distances.ipynb #0ebd9424
 def _rotated_distance(
     gd:Weights,  # W_l: (*batch, d_l, d_{l-1})
     sgd:Weights, # W_l: (*batch, d_l, d_{l-1})
-    Qs:list[Tensor], # Q_l of the hidden layers 1 … L-1, orthogonal: (*batch, d_l, d_l)
+    Qs:Sequence[Tensor], # Q_l of the hidden layers 1 … L-1, orthogonal: (*batch, d_l, d_l)
 )->Tensor: # (Σ_l ‖W_l - Q_l W'_l Q_{l-1}ᵀ‖²)^{1/2}: (*batch)
     "Distance of gd from sgd in rotated bases of the hidden layers."
     return parameter_norm(tuple(A - B for A, B in zip(gd, _rotate(sgd, Qs))))
 
-# %% ../../nbs/measures/03_distances.ipynb #8005e1a4
+# %% ../../nbs/measures/03_distances.ipynb #780d23f3
 def _procrustes_sweep(
     gd:Weights,  # W_l: (*batch, d_l, d_{l-1})
     sgd:Weights, # W_l: (runs, *batch, d_l, d_{l-1})
-    Qs:list[Tensor], # Q_l of the hidden layers: (runs, *batch, d_l, d_l)
+    Qs:Sequence[Tensor], # Q_l of the hidden layers: (runs, *batch, d_l, d_l)
 )->list[Tensor]: # better Q_l of the hidden layers: (runs, *batch, d_l, d_l)
     "One pass over the hidden layers, there and back: each rotation the best for the others."
     eye = lambda W, d: torch.eye(d, dtype=W.dtype, device=W.device)
@@ -149,11 +155,11 @@ def _procrustes_sweep(
         Qs[l] = _polar_factor(below + above)
     return Qs[1:-1]
 
-# %% ../../nbs/measures/03_distances.ipynb #50df44ee
+# %% ../../nbs/measures/03_distances.ipynb #94e14934
 def _procrustes_descent(
     gd:Weights,  # W_l: (n, d_l, d_{l-1})
     sgd:Weights, # W_l: (n, d_l, d_{l-1})
-    Qs:list[Tensor], # where to start, Q_l of the hidden layers: (n, d_l, d_l)
+    Qs:Sequence[Tensor], # where to start, Q_l of the hidden layers: (n, d_l, d_l)
     sweeps:int,  # see `gauge_distance`
     tol:float,   # see `gauge_distance`
 )->Tensor: # (n,)
@@ -166,10 +172,11 @@ def _procrustes_descent(
         now = _rotated_distance(gd, sgd, Qs)
         falls = now < (1 - tol) * best[moving]
         best[moving] = torch.minimum(best[moving], now)
-        moving, (gd, sgd, Qs) = moving[falls], ([M[falls] for M in Ms] for Ms in (gd, sgd, Qs))
+        moving = moving[falls]
+        gd, sgd, Qs = (tuple(M[falls] for M in Ms) for Ms in (gd, sgd, Qs))
     return best
 
-# %% ../../nbs/measures/03_distances.ipynb #9ab8674a
+# %% ../../nbs/measures/03_distances.ipynb #a9673b23
 def gauge_distance(
     gd:Weights,  # W_l: (*batch, d_l, d_{l-1})
     sgd:Weights, # W_l: (runs, *batch, d_l, d_{l-1})
@@ -189,7 +196,7 @@ def gauge_distance(
     rng = random_stream(seed, "rotations")
     none = [torch.eye(W.shape[-2], dtype=W.dtype, device=W.device).expand(len(W), -1, -1)
             for W in gd[:-1]]
-    own = [_layer_basis(gd, l) @ _layer_basis(sgd, l).mT for l in range(1, len(gd))]
+    own = [_own_rotation(gd, sgd, l) for l in range(1, len(gd))]
     draw = lambda Q: _polar_factor(torch.from_numpy(rng.standard_normal(Q.shape[-2:])).to(Q))
     random = ([draw(Q).expand_as(Q) for Q in none] for _ in range(starts))
     for Qs in (none, own, *random):

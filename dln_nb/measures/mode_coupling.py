@@ -46,13 +46,13 @@ class _CrossEnergy(NamedTuple):
         "E_cross / E_tot."
         return torch.where(self.total == 0, 0., self.cross / self.total)
 
-# %% ../../nbs/measures/05_mode_coupling.ipynb #8d1b658c
+# %% ../../nbs/measures/05_mode_coupling.ipynb #d7b07db4
 def cross_energy(
     w:Tensor, # w_αβ: (*batch, p, p)
     blocks:Tensor|None=None, # (p,) block of each mode; None: every mode by itself
 )->_CrossEnergy:
     "Frobenius energy between the modes."
-    if blocks is None: blocks = torch.arange(w.shape[-1], device=w.device)
+    blocks = torch.arange(w.shape[-1], device=w.device) if blocks is None else blocks
     energy = w.square()
     return _CrossEnergy((energy * (blocks[:, None] != blocks)).sum((-2, -1)), energy.sum((-2, -1)))
 
@@ -62,13 +62,13 @@ class _ModeStrengths(NamedTuple):
     diagonal:Tensor # ‖w_block‖_F / √size; |w_αα| for a single mode
     cross:Tensor    # max |w_αβ| over α in the block and β outside; 0 if there is no other block
 
-# %% ../../nbs/measures/05_mode_coupling.ipynb #026e8bb2
+# %% ../../nbs/measures/05_mode_coupling.ipynb #44f45d4d
 def mode_strengths(
     w:Tensor, # w_αβ: (*batch, p, p)
     blocks:Tensor|None=None, # (p,) block of each mode; None: every mode by itself
 )->_ModeStrengths:
     "|w_αα| and max_{β≠α} |w_αβ|, for each mode or block of modes."
-    if blocks is None: blocks = torch.arange(w.shape[-1], device=w.device)
+    blocks = torch.arange(w.shape[-1], device=w.device) if blocks is None else blocks
     diagonal, cross = [], []
     for b in range(int(blocks.max()) + 1):
         inside = blocks == b
@@ -85,7 +85,7 @@ class _CrossingTimes(NamedTuple):
     cross_last:Tensor # first record from which max |w_αβ| stays ≤ ε to the end
     diagonal:Tensor   # t_diag: first record with |w_αα| ≥ c s_α; NaN for s_α = 0
 
-# %% ../../nbs/measures/05_mode_coupling.ipynb #98e8d432
+# %% ../../nbs/measures/05_mode_coupling.ipynb #a4c53a50
 def crossing_times(
     w:Tensor,     # w_αβ at the records: (*batch, records, p, p)
     s:Tensor,     # (p,) singular values of the modes, descending
@@ -99,7 +99,7 @@ def crossing_times(
     require(eps > 0, "eps", eps, "> 0")
     require(0 < c < 1, "c", c, "in (0, 1)")
     shape = tuple(w.shape)
-    if blocks is None: blocks = torch.arange(len(s), device=s.device)
+    blocks = torch.arange(len(s), device=s.device) if blocks is None else blocks
     if len(shape) < 3 or shape[-2] != shape[-1]:
         refuse("w", f"has shape {shape}", "of shape (*batch, records, p, p)")
     sizes = ("s", s, shape[-1]), ("blocks", blocks, shape[-1]), ("steps", steps, shape[-3])

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SVD_METHODS', 'singular_values', 'rounding_unit', 'log_uncertainty', 'rounding_error']
 
-# %% ../../nbs/measures/00_singular_values.ipynb #91687d7e
+# %% ../../nbs/measures/00_singular_values.ipynb #a74f992b
 import math
 import operator
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def _top_values(
         going, Q, Ws = going[rest], Q[rest], [W[rest] for W in Ws]
     return s, residual
 
-# %% ../../nbs/measures/00_singular_values.ipynb #0d13c9be
+# %% ../../nbs/measures/00_singular_values.ipynb #51233531
 def _randomised_values(
     Ws:list[Tensor], # W_l: (n, d_l, d_{l-1})
     widths:tuple[int, ...], # (d_0, …, d_L), without padding
@@ -132,7 +132,7 @@ def _randomised_values(
 )->dict[tuple[int, int], Tensor]: # {(i, j): the top singular values, descending}
     "Top singular values of all partial products; raises ValueError if one has not converged."
     values = {}
-    for i, j in ((i, j) for i in range(1, len(widths)) for j in range(i, len(widths))):
+    for i, j in combinations_with_replacement(range(1, len(widths)), 2):
         top, rng = min(k, *widths[i-1:j+1]), random_stream(seed, "range", i, j)
         size = min(_up(top + oversampling), *(_up(d) for d in widths[i-1:j+1]))
         values[i, j], residual = _top_values(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['existing_values', 'log_spectra_of', 'log_spectra', 'interval_lengths', 'l1_spectra', 'spectrum_distance']
 
-# %% ../../nbs/measures/02_spectra.ipynb #26872a33
+# %% ../../nbs/measures/02_spectra.ipynb #6186ece7
 import math
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..foundations.checks import require
 from ..foundations.network import Weights, layer_widths
-from .singular_values import singular_values, _value_counts
+from .singular_values import _value_counts, singular_values
 
 # %% ../../nbs/measures/02_spectra.ipynb #1706a688
 def existing_values(

@@ -123,7 +123,7 @@ def _judge(Ws:Weights, task:Task, found:_Signature, tol:float, grad_tol:float)->
     return Certificate(grad, *found[:5], torch.where(critical & ~strict, compared, margin), code)
 
 # %% ../../nbs/saddles/02_certificates.ipynb #10-019
-def _part_signature(part:_Part, task:Task, P:int, tol:float, memory:float, options:dict)->_Signature:
+def _part_signature(part:_Part, task:Task, P:int, tol:float, memory:float, options)->_Signature:
     "Dense, or block Lanczos if the matrix does not fit into memory; P is the number of parameters."
     if part.bytes <= memory:
         lam = part.eigenvalues(task)

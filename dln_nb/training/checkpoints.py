@@ -91,7 +91,7 @@ def _occupation(
     density = gaussian_filter1d(per_bin, _SMOOTHING_BINS, mode="reflect") + 1e-6
     return (edges[1:] + edges[:-1]) / 2, density
 
-# %% ../../nbs/training/03_checkpoints.ipynb #064aed43
+# %% ../../nbs/training/03_checkpoints.ipynb #1fcdb086
 def find_escapes(
     loss,  # (records,) loss of one run
     steps, # (records,) its steps
@@ -116,7 +116,8 @@ def find_escapes(
     plateaus, escapes = loss.min() + y[peaks]**2 * (loss[0] - loss.min()), []
     for before, after in pairwise(plateaus.tolist()):
         levels = before - np.array([drop, .1, .9]) * (before - after)
-        escapes.append(Escape(*_first_steps(loss, steps, levels).tolist(), before, after))
+        step, start, end = _first_steps(loss, steps, levels).tolist()
+        escapes.append(Escape(step, start, end, before, after))
     return escapes
 
 # %% ../../nbs/training/03_checkpoints.ipynb #d4f8c95b

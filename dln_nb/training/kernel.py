@@ -83,7 +83,7 @@ class _Layout(NamedTuple):
 # %% ../../nbs/training/00_kernel.ipynb #cb5d7e7a
 _ALIGN = 8 # doubles: 64 bytes, a cache line and the widest vector register
 
-# %% ../../nbs/training/00_kernel.ipynb #a3f46222
+# %% ../../nbs/training/00_kernel.ipynb #f9dc3d50
 def _make_layout(
     widths, # (d_0, …, d_L)
     b:int,  # largest minibatch
@@ -96,9 +96,9 @@ def _make_layout(
              first * rank, last * first, last * rank, 1]
     at = np.cumsum([0] + [-(-size // _ALIGN) * _ALIGN for size in sizes])
     from_top = last * (sum(layers[:-1]) + first * rank) <= rank * sum(layers) # multiply-adds
-    weights, hidden, delta, rest = np.split(at, [L, 2*L+1, 2*L+3])
-    return _Layout(np.array(widths), weights, hidden, delta, *map(int, rest[:4]),
-                   rank, from_top, int(at[-1]))
+    places = at[:L], at[L:2*L+1], at[2*L+1:2*L+3]
+    root, solution, target, scalar, size = map(int, at[2*L+3:])
+    return _Layout(np.array(widths), *places, root, solution, target, scalar, rank, from_top, size)
 
 # %% ../../nbs/training/00_kernel.ipynb #39b948da
 def _aligned_zeros(
@@ -219,7 +219,7 @@ def _njit_cached(function:Callable)->Callable:
     try: return njit(cache=True)(function)
     except RuntimeError: return njit(function)
 
-# %% ../../nbs/training/00_kernel.ipynb #5c7241dc
+# %% ../../nbs/training/00_kernel.ipynb #db5f6369
 @_njit_cached
 def _advance(
     blas, net, work, # address of dgemm, layout, block
@@ -227,7 +227,7 @@ def _advance(
     X, Y,            # samples: (n, d_0), (n, d_L)
     order, first, size, # minibatch t of run r is order[r, first[t]:first[t]+size[t]]
     rate,            # (t,) what the summed gradient of minibatch t is multiplied by
-    start, stop,     # which runs
+    run,             # which of the runs
     step, steps,     # steps done before; the last step of the training
     every, min_loss, # the loss is recorded at each such step; ℓ_min
     limit,           # (runs,) a run above this loss has diverged
@@ -235,26 +235,25 @@ def _advance(
     at_step, at_level, # (runs, count) what checkpoints wait for: a step (or -1), a loss (or -∞)
     kept, kept_step, # the weights there, layer after layer; and when: (runs, count), -1 for not yet
 ):
-    "Advance runs by one minibatch after another; record the loss and keep weights on the way."
-    runs, count = kept_step.shape
-    for r in range(start, stop):
-        _copy_weights(net, work, weights, runs, r, False)
-        soon, level = _next_moments(step, at_step[r], at_level[r], kept_step[r])
-        for t in range(len(first)):
-            _update(blas, net, work, X, Y, order[r, first[t]:first[t] + size[t]], rate[t])
-            now = step + t + 1
-            recorded = now % every == 0 or now == steps
-            if not (recorded or now == soon or level > -np.inf): continue
-            e = _excess(blas, net, work)
-            if recorded: record[r, record.shape[1] - 1 if now == steps else now // every] = e
-            if not (now == soon or e + min_loss <= level): continue
-            for c in range(count):
-                due = at_step[r, c] == now or e + min_loss <= at_level[r, c]
-                if due and kept_step[r, c] < 0 and e + min_loss <= limit[r]:
-                    kept_step[r, c] = now
-                    _copy_weights(net, work, kept, runs * count, r * count + c, True)
-            soon, level = _next_moments(now, at_step[r], at_level[r], kept_step[r])
-        _copy_weights(net, work, weights, runs, r, True)
+    "Advance a run by one minibatch after another; record the loss and keep weights on the way."
+    (runs, count), r = kept_step.shape, run
+    _copy_weights(net, work, weights, runs, r, False)
+    soon, level = _next_moments(step, at_step[r], at_level[r], kept_step[r])
+    for t in range(len(first)):
+        _update(blas, net, work, X, Y, order[r, first[t]:first[t] + size[t]], rate[t])
+        now = step + t + 1
+        recorded = now % every == 0 or now == steps
+        if not (recorded or now == soon or level > -np.inf): continue
+        e = _excess(blas, net, work)
+        if recorded: record[r, record.shape[1] - 1 if now == steps else now // every] = e
+        if not (now == soon or e + min_loss <= level): continue
+        for c in range(count):
+            due = at_step[r, c] == now or e + min_loss <= at_level[r, c]
+            if due and kept_step[r, c] < 0 and e + min_loss <= limit[r]:
+                kept_step[r, c] = now
+                _copy_weights(net, work, kept, runs * count, r * count + c, True)
+        soon, level = _next_moments(now, at_step[r], at_level[r], kept_step[r])
+    _copy_weights(net, work, weights, runs, r, True)
 
 # %% ../../nbs/training/00_kernel.ipynb #514996e1
 @_njit_cached

@@ -63,7 +63,7 @@ class _Block(NamedTuple):
 _BLOCK = 2**18 # samples in a block, of all runs together, at most; a whole epoch at least
 _FRESH = 64 # minibatches drawn at once from a stream: fixed, since last bits depend on it
 
-# %% ../../nbs/training/01_minibatches.ipynb #bdaa6b19
+# %% ../../nbs/training/01_minibatches.ipynb #27178038
 def _data_blocks(
     task:Task,  # data or population
     runs:Sequence[int], # which runs
@@ -72,27 +72,27 @@ def _data_blocks(
     steps:int,  # no more will be needed
 )->Iterator[_Block]: # endless
     "The data of several runs, as they come."
-    X, Y, device, b = task.X, task.Y, task.solution.device, batch_size
-    block = lambda order, first, size, divisor: _Block(
-        X.contiguous(), Y.contiguous(), torch.as_tensor(order).to(device), first, size,
-        divisor.astype(float))
+    device, b, fresh = task.solution.device, batch_size, sampling == "stream"
+    def block(X, Y, order, first, size, divisor):
+        X, Y, order = (torch.as_tensor(A).to(device).contiguous() for A in (X, Y, order))
+        return _Block(X, Y, order, first, size, divisor.astype(float))
     if b is None:
-        X, Y = task.compressed
-        n, zeros = len(X), np.zeros(max(1, min(steps, _BLOCK)), dtype=np.int64)
-        while True: yield block(np.tile(np.arange(n), (len(runs), 1)), zeros, zeros + n, zeros + 1)
-    rngs = [random_stream(seed, "stream" if sampling == "stream" else "order", r) for r in runs]
-    if sampling == "stream":
-        first, size = b * np.arange(_FRESH), np.full(_FRESH, b)
-        order = np.arange(len(runs) * _FRESH * b).reshape(len(runs), -1)
+        n, zeros = len(task.compressed[0]), np.zeros(max(1, min(steps, _BLOCK)), dtype=np.int64)
+        all_of_it = np.tile(np.arange(n), (len(runs), 1)), zeros, zeros + n, zeros + 1
+        while True: yield block(*task.compressed, *all_of_it)
+    rngs = [random_stream(seed, "stream" if fresh else "order", r) for r in runs]
+    if fresh:
+        order, size = np.arange(len(runs) * _FRESH * b).reshape(len(runs), -1), np.full(_FRESH, b)
+        sample = task.population.sample # type: ignore[union-attr] # `train` has looked
         while True:
-            samples = [task.population.sample(_FRESH * b, rng) for rng in rngs]
-            X, Y = (torch.cat(A).to(device) for A in zip(*samples))
-            yield block(order, first, size, size)
-    length = task.n if sampling == "shuffle" else -(-task.n // b) * b
-    first = np.arange(0, length, b)
-    count = int(np.clip(_BLOCK // (len(runs) * length), 1, max(1, -(-steps // len(first)))))
-    size = np.tile(np.minimum(b, length - first), count)
-    first = (length * np.arange(count)[:, None] + first).ravel()
+            X, Y = map(torch.cat, zip(*(sample(_FRESH * b, rng) for rng in rngs)))
+            yield block(X, Y, order, b * np.arange(_FRESH), size, size)
+    n = int(task.n)
+    length = n if sampling == "shuffle" else -(-n // b) * b
+    starts = np.arange(0, length, b)
+    count = int(np.clip(_BLOCK // (len(runs) * length), 1, max(1, -(-steps // len(starts)))))
+    size = np.tile(np.minimum(b, length - starts), count)
+    first = (length * np.arange(count)[:, None] + starts).ravel()
     while True:
-        order = [_epochs(task.n, b, rng, sampling, count).ravel() for rng in rngs]
-        yield block(np.stack(order), first, size, size)
+        epochs = [_epochs(n, b, rng, sampling, count).ravel() for rng in rngs]
+        yield block(task.X, task.Y, np.stack(epochs), first, size, size)

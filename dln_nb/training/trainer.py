@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['DIVERGED', 'Trajectory', 'CheckpointRule', 'Steps', 'as_weights', 'train']
 
-# %% ../../nbs/training/02_trainer.ipynb #9d1aee21
+# %% ../../nbs/training/02_trainer.ipynb #87d113c8
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def _reached(
     now = at_step == step
     return (now if loss is None else now | (loss[:, None] <= at_level)) & ~kept
 
-# %% ../../nbs/training/02_trainer.ipynb #7c09aa9f
+# %% ../../nbs/training/02_trainer.ipynb #b176b66d
 class CheckpointRule:
     "When to keep the weights of a run. Subclasses define `count` and either `moments` or `due`."
     needs_loss = False # does the rule look at the loss of every step?
@@ -84,7 +85,9 @@ class CheckpointRule:
         kept:Tensor,      # (runs, count) bool: what has been kept so far
     )->Tensor|None:       # (runs, count) bool; None: nothing
         "Which checkpoints are to be kept now."
-        return _reached(self.moments(len(kept)), step, loss, kept)
+        moments = self.moments(len(kept))
+        assert moments is not None, "a rule without `moments` defines `due`"
+        return _reached(moments, step, loss, kept)
 
 # %% ../../nbs/training/02_trainer.ipynb #f27443e1
 class Steps(CheckpointRule):
@@ -193,11 +196,11 @@ class _Training:
             self.step += 1
             self.look()
 
-# %% ../../nbs/training/02_trainer.ipynb #e96e7902
-_PIECE = 1e9 # floating-point operations in one call, about: then a keyboard interrupt is heard
+# %% ../../nbs/training/02_trainer.ipynb #a8abd131
+_PIECE = 1e9 # floating-point operations between two looks at the progress bar, about
 _STAY = 64 # steps that a run makes at least before it is the next run's turn
 
-# %% ../../nbs/training/02_trainer.ipynb #96360ff2
+# %% ../../nbs/training/02_trainer.ipynb #b3cf2274
 class _CompiledTraining(_Training):
     "The state of a training, and how the compiled kernel advances it."
     def __init__(self, Ws, task, rule, *, batch_size, **options):
@@ -206,7 +209,6 @@ class _CompiledTraining(_Training):
         net = compiled._make_layout(layer_widths(Ws), batch_size or q, q)
         flops = max(1, compiled.step_flops(net.widths.tolist(), batch_size or q))
         self.piece = int(max(_STAY, _PIECE // (n * flops)))
-        self.together = int(max(1, _PIECE // (self.piece * flops))) # runs in one call
         self._state = compiled._DGEMM, net, compiled._workspace(net, task), self._all.numpy()
         last, every, moments, kept_steps = self.steps, self.every, self.moments, self.kept_steps
         if moments is None: # a rule that must be asked: the kernel records and keeps nothing
@@ -226,9 +228,8 @@ class _CompiledTraining(_Training):
     def _call(self, block, a, b):
         data = (block.X.numpy(), block.Y.numpy(), block.order.numpy(),
                 block.first[a:b], block.size[a:b], self.lr / block.divisor[a:b])
-        for r in range(0, len(self.excess), self.together):
-            runs = r, min(r + self.together, len(self.excess))
-            compiled._advance(*self._state, *data, *runs, self.step, *self._watched,
+        for run in range(len(self.excess)):
+            compiled._advance(*self._state, *data, run, self.step, *self._watched,
                               self.limit.numpy(), *self._written)
 
     def advance(self, block, a, b):
@@ -297,7 +298,7 @@ def _check_training(Ws, task, device, *, lr, steps, batch_size, runs, sampling, 
     allowed = "≥ 1" if fresh else f"in 1 … n = {task.n}"
     require(ok, "batch_size", batch_size, f"an integer {allowed}, or None for gradient descent")
 
-# %% ../../nbs/training/02_trainer.ipynb #72a8eae8
+# %% ../../nbs/training/02_trainer.ipynb #e681b710
 def train(
     Ws:Weights|Sequence, # the start (see `as_weights`), W_l: ([runs,] d_l, d_{l-1})
     task:Task, # what to learn
@@ -317,13 +318,15 @@ def train(
     progress:bool=True, # show a progress bar
 )->Trajectory:
     "Train by GD or SGD, several runs at once."
-    Ws, runs = as_weights(Ws), range(runs) if is_integer(runs) else tuple(runs)
+    Ws = as_weights(Ws)
+    runs = tuple(range(runs) if isinstance(runs, (int, np.integer)) else runs)
     device, n = torch.device(Ws[0].device if device is None else device), len(runs)
-    common = dict(lr=lr, steps=steps, batch_size=batch_size, record_every=record_every)
-    options = dict(runs=runs, sampling=sampling, kernel=kernel, **common)
+    common:dict[str, Any] = dict(
+        lr=lr, steps=steps, batch_size=batch_size, record_every=record_every)
+    options:dict[str, Any] = dict(runs=runs, sampling=sampling, kernel=kernel, **common)
     _check_training(Ws, task, device, observe_every=observe_every, **options)
-    single = isinstance(checkpoints, CheckpointRule)
-    rule = _AllOf([checkpoints] if single else checkpoints or [])
+    rules = [checkpoints] if isinstance(checkpoints, CheckpointRule) else checkpoints or []
+    rule:CheckpointRule = _AllOf(rules)
     rule.check(task, n, steps)
     probe = lambda: train(Ws, task, seed=seed, device=device, progress=progress, **options)
     rule, task = rule.resolve(probe), task.to(device)
