@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PRESET ?= quick
+# processes that run notebooks and tests
+JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -12,17 +14,22 @@ say     = @echo "[$$(( $$(date +%s) - $(START) )) s] $(1)"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test export readme clean-nbs docs constraints clean
+.PHONY: help run test test-all lint export readme clean-nbs docs constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # One thread per process: the work is parallel over runs and notebooks.
-run test: export OMP_NUM_THREADS := 1
-run test: export OPENBLAS_NUM_THREADS := 1
-run test: export MKL_NUM_THREADS := 1
+run test test-all: export OMP_NUM_THREADS := 1
+run test test-all: export OPENBLAS_NUM_THREADS := 1
+run test test-all: export MKL_NUM_THREADS := 1
 # The studies in nbs/studies then run at a reduced size.
-test: export DLN_NB_REDUCED := 1
+test test-all: export DLN_NB_REDUCED := 1
+# Where the times of the notebooks are left for the list at the end.
+test test-all: export DLN_NB_TIMES := $(CURDIR)/$(VENV)/notebook_times.json
+# What is slow: cells with `#| slow`, tests marked slow.
+test-all: FLAGS := --flags slow
+test-all: MARKS := -m ""
 
 run: $(VENV)/run.stamp  ## run a study, figures and report in results/$(PRESET); PRESET=quick by default
 	$(call say,study: preset $(PRESET) into results/$(PRESET))
@@ -30,13 +37,21 @@ run: $(VENV)/run.stamp  ## run a study, figures and report in results/$(PRESET);
 	$(call say,study: done)
 
 # The quick check first: a stale module would only be tested in vain. pytest's closing line comes last.
-test: $(VENV)/dev.stamp  ## notebooks, package and README in step; all notebooks; tests/
+test test-all: $(VENV)/dev.stamp
 	$(call say,in step: notebooks; package and README)
 	@$(BIN)/python -m pytest -q --no-header --tb short tests/test_in_step.py
 	$(call say,notebooks: nbdev_test)
-	@$(BIN)/nbdev_test --path nbs --n_workers 2 --timing
+	@$(BIN)/python tools/test_notebooks.py --path nbs --n_workers $(JOBS) $(FLAGS)
 	$(call say,tests: pytest)
-	@$(BIN)/python -m pytest --no-header tests --ignore tests/test_in_step.py
+	@$(BIN)/python -m pytest --no-header -n $(JOBS) --dist worksteal --durations 10 $(MARKS) tests --ignore tests/test_in_step.py
+
+test:  ## notebooks, package and README in step; all notebooks; tests/; without what is slow
+test-all:  ## the same with all that is slow: cells, tests, the explorer in a browser
+
+lint: $(VENV)/dev.stamp  ## imports, names, line length (ruff), types (mypy)
+	$(call say,lint: ruff and mypy)
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
 
 export: $(VENV)/dev.stamp  ## write the modules of dln_nb/ from the notebooks
 	$(call say,export: nbs/*.ipynb into dln_nb/*.py)
@@ -50,16 +65,13 @@ clean-nbs: $(VENV)/dev.stamp  ## strip volatile metadata from the notebooks, kee
 	$(call say,clean-nbs: nbdev_clean)
 	@$(BIN)/nbdev_clean
 
-# nbdev would try to install a missing Quarto by itself, as root: refuse before it can.
+# nbdev would try to install a missing Quarto by itself, as root: it is not called without one.
 # It also rewrites a README older than its notebook, by Quarto: `touch`, since `make readme` writes that file.
-docs:  ## render the site into _docs/ (needs Quarto)
-	@command -v quarto > /dev/null || { \
-	  echo "Quarto is not on PATH: install it from https://quarto.org/docs/get-started/ (no Python package carries it), then call make docs again." >&2; \
-	  exit 1; }
-	@$(MAKE) -s --no-print-directory $(VENV)/dev.stamp
-	$(call say,docs: nbdev_docs into _docs/)
-	@touch README.md
-	@PATH="$(CURDIR)/$(BIN):$$PATH" QUARTO_PYTHON="$(CURDIR)/$(BIN)/python" nbdev_docs --n_workers 2
+docs: $(VENV)/dev.stamp  ## render the site into _docs/ with Quarto; without it, a preview
+	@if command -v quarto > /dev/null; then touch README.md && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" QUARTO_PYTHON="$(CURDIR)/$(BIN)/python" nbdev_docs --n_workers 2; \
+	else $(BIN)/python -W ignore tools/preview.py && \
+	  echo "a preview by smalldocs: the published site is Quarto's (https://quarto.org/docs/get-started/) and has besides a list of works on each page"; fi
 	$(call say,docs: open _docs/index.html)
 
 constraints:  ## resolve settings.ini anew and write constraints.txt
@@ -67,7 +79,7 @@ constraints:  ## resolve settings.ini anew and write constraints.txt
 	@PYTHON="$(PYTHON)" tools/lock.sh
 
 clean:  ## remove what these commands made, the environment too; keep results/
-	@rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/.last_checked
+	@rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache nbs/nbdev.yml nbs/.last_checked
 	@find nbs dln_nb tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # The environment. A stamp is older than these files only when they changed: otherwise nothing is installed.

@@ -35,10 +35,10 @@ setup(
         "Topic :: Scientific/Engineering :: Mathematics",
     ],
     packages=find_packages(include=[lib, f"{lib}.*"]),
-    package_data={lib: ["py.typed", "*.pyi"]},
+    package_data={"": ["py.typed", "*.pyi", "*.html"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "cluster": cfg["cluster_requirements"].split()},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "cluster")},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         # lets nbdev turn names in backticks into links on the site

@@ -5,5 +5,5 @@ the import itself takes no time. `__init__.pyi` says where each of them lives.
 """
 import lazy_loader as _lazy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

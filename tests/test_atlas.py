@@ -1,4 +1,6 @@
-"The atlas where a notebook would take too long: full Hessians on every stratum of larger networks, and critical points of other origin."
+"The atlas at larger sizes: full Hessians on every stratum, critical points of other origin."
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,11 @@ def noisy(M): return gaussian_task(M, n=40, input_spectrum=.5, aligned=False, no
 
 
 def inertia(Ws, task, nullity):
-    "Negative and zero eigenvalues of the Hessian, the Jacobian of the gradient, of every network of a batch; and the gap at the predicted nullity."
+    """Negative and zero eigenvalues of the Hessian, the Jacobian of the gradient, of every network
+    of a batch; and the gap at the predicted nullity."""
     shapes = [W.shape[1:] for W in Ws]
-    unflatten = lambda theta: tuple(t.reshape(s) for t, s in zip(theta.split([s.numel() for s in shapes]), shapes))
+    sizes = [s.numel() for s in shapes]
+    unflatten = lambda theta: tuple(t.reshape(s) for t, s in zip(theta.split(sizes), shapes))
     slope = lambda theta: torch.cat([g.flatten() for g in gradient(unflatten(theta), task)])
     H = torch.func.vmap(torch.func.jacrev(slope))(torch.cat([W.flatten(1) for W in Ws], 1))
     values = torch.linalg.eigvalsh((H + H.mT) / 2)
@@ -28,16 +32,17 @@ def inertia(Ws, task, nullity):
     return (values < -tolerance).sum(1), (values.abs() <= tolerance).sum(1), gap
 
 
+low_rank = partial(teacher_matrix, "low-rank")
 CASES = {
-    "low-rank": ((3, 4, 4, 3), general(teacher_matrix("low-rank", 3, 3, rank=2, seed=3))),
-    "rank one, five widths": ((2, 3, 2, 3, 2), general(teacher_matrix("low-rank", 2, 2, rank=1, seed=3))),
+    "low-rank": ((3, 4, 4, 3), general(low_rank(3, 3, rank=2, seed=3))),
+    "rank one, five widths": ((2, 3, 2, 3, 2), general(low_rank(2, 2, rank=1, seed=3))),
     "noisy": ((4, 3, 3, 2), noisy(teacher_matrix("full-rank", 2, 4, seed=1))),
-    "noisy low-rank has full rank": ((3, 3, 4, 3), noisy(teacher_matrix("low-rank", 3, 3, rank=1, seed=1))),
+    "noisy low-rank has full rank": ((3, 3, 4, 3), noisy(low_rank(3, 3, rank=1, seed=1))),
     "wide": ((3, 4, 4, 3), white(teacher_matrix("full-rank", 3, 3, seed=1))),
     "five widths": ((3, 3, 3, 3, 3), general(teacher_matrix("full-rank", 3, 3, seed=1))),
     "degenerate, five widths": ((3, 3, 3, 3, 3), white(teacher_matrix("degenerate", 3, 3, seed=1))),
     "six widths": ((2, 2, 2, 2, 2, 2), white(teacher_matrix("full-rank", 2, 2, seed=1))),
-    "inputs beyond the modes": ((6, 2, 3, 3), general(teacher_matrix("low-rank", 3, 6, rank=2, seed=1))),
+    "inputs beyond the modes": ((6, 2, 3, 3), general(low_rank(3, 6, rank=2, seed=1))),
 }
 
 
@@ -45,7 +50,8 @@ CASES = {
 def test_hessian_on_every_stratum(name):
     widths, task = CASES[name]
     table = atlas(task, widths)
-    Ws = [random_member(task, widths, *atlas_stratum(table, row), n=1, seed=row) for row in range(table.sizes["stratum"])]
+    rows = range(table.sizes["stratum"])
+    Ws = [random_member(task, widths, *atlas_stratum(table, row), n=1, seed=row) for row in rows]
     Ws = tuple(map(torch.cat, zip(*Ws)))
     assert max(g.abs().max() for g in gradient(Ws, task)) < 1e-12
     expected = {column: torch.from_numpy(table[column].values) for column in ("index", "nullity")}
@@ -53,11 +59,11 @@ def test_hessian_on_every_stratum(name):
     assert torch.equal(negative, expected["index"]) and torch.equal(zero, expected["nullity"])
     assert gap.min() > 1e6
     found, place = classify(Ws, task)
-    assert [found[k] for k in place.tolist()] == [atlas_stratum(table, row)[0] for row in range(len(place))]
+    assert [found[k] for k in place.tolist()] == [atlas_stratum(table, row)[0] for row in rows]
 
 
 def zero_block_points(task, widths, modes, n, rng):
-    "Critical points in normal form: two residual blocks vanish, the others are random and of random rank."
+    "Critical points in normal form: two residual blocks vanish, the others have random ranks."
     r, U = len(modes), torch.linalg.svd(task.modes[0], full_matrices=True).U
     U = torch.cat([task.modes[0], U[:, task.modes[0].shape[1]:]], 1)
     S, Q = [k - 1 for k in modes], [k for k in range(widths[-1]) if k + 1 not in modes]
@@ -68,9 +74,11 @@ def zero_block_points(task, widths, modes, n, rng):
         Z = []
         for l in range(L):
             k = 0 if l in zeros else rng.integers(0, min(residual[l:l+2]) + 1)
-            Z.append(torch.from_numpy(rng.standard_normal((residual[l+1], k)) @ rng.standard_normal((k, residual[l]))))
+            A, B = (rng.standard_normal(shape) for shape in ((residual[l+1], k), (k, residual[l])))
+            Z.append(torch.from_numpy(A @ B))
         one = torch.eye(r, dtype=torch.float64)
-        first, last = torch.cat([U[:, S].T @ task.solution, Z[0]]), torch.cat([U[:, S], U[:, Q] @ Z[-1]], 1)
+        first = torch.cat([U[:, S].T @ task.solution, Z[0]])
+        last = torch.cat([U[:, S], U[:, Q] @ Z[-1]], 1)
         points.append((first, *(torch.block_diag(one, A) for A in Z[1:-1]), last))
     return tuple(map(torch.stack, zip(*points)))
 
@@ -90,9 +98,10 @@ def test_points_of_other_origin(widths, task, modes):
     assert learned_modes(Ws, task).sum(-1).eq(len(modes)).all()
     found, place = classify(Ws, task)
     assert (place >= 0).all() and set(found) <= set(strata(widths, task.rank, len(modes)))
-    predicted = np.array([found[k].inertia(task.modes[1], modes)[:2] for k in place.tolist()])
-    negative, zero, gap = inertia(Ws, task, torch.from_numpy(predicted[:, 1].copy()))
-    assert torch.equal(negative, torch.from_numpy(predicted[:, 0].copy())) and torch.equal(zero, torch.from_numpy(predicted[:, 1].copy()))
+    predicted = [found[k].inertia(task.modes[1], modes)[:2] for k in place.tolist()]
+    index, nullity = torch.from_numpy(np.array(predicted).T.copy())
+    negative, zero, gap = inertia(Ws, task, nullity)
+    assert torch.equal(negative, index) and torch.equal(zero, nullity)
     assert gap.min() > 1e3
     assert len(found) > 1 or len(widths) == 3, "a fair test meets several strata"
 

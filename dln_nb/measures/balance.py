@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['balance_matrices', 'balance_residual']
 
-# %% ../../nbs/measures/04_balance.ipynb #08-004
+# %% ../../nbs/measures/04_balance.ipynb #a665b949
 from itertools import pairwise
 
 import torch
@@ -14,19 +14,19 @@ from torch import Tensor
 from ..foundations.checks import require
 from ..foundations.network import Weights
 
-# %% ../../nbs/measures/04_balance.ipynb #08-005
+# %% ../../nbs/measures/04_balance.ipynb #9ba5f3d5
 def balance_matrices(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1})
 )->list[Tensor]: # G_l for l = 1 … L-1: (*batch, d_l, d_l)
     "The balance matrices W_l W_lᵀ - W_{l+1}ᵀ W_{l+1}, which gradient flow conserves."
     return [W @ W.mT - Wn.mT @ Wn for W, Wn in pairwise(Ws)]
 
-# %% ../../nbs/measures/04_balance.ipynb #08-006
+# %% ../../nbs/measures/04_balance.ipynb #67fa9007
 def balance_residual(
     Ws:Weights, # W_l: (*batch, d_l, d_{l-1}), at least two layers
-)->Tensor: # r_l for l = 1 … L-1: (*batch, L-1), in [0, 1]; 0 where both layers vanish, NaN where a network is missing
+)->Tensor: # r_l: (*batch, L-1), in [0, 1]; 0 where both layers vanish, NaN where missing
     "Normalised residual of the balance between adjacent layers (protocol: balanced assumptions)."
-    require(len(Ws) >= 2, "Ws", f"{len(Ws)} layer", "at least two layers: balance is a relation between neighbours")
+    require(len(Ws) >= 2, "len(Ws)", len(Ws), "at least 2: balance is a relation between layers")
     fro = torch.linalg.matrix_norm
     scale = torch.stack([fro(W @ W.mT) + fro(Wn.mT @ Wn) for W, Wn in pairwise(Ws)], -1)
     residual = torch.stack([fro(G) for G in balance_matrices(Ws)], -1)
