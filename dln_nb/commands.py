@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Format', 'run', 'study', 'sweep', 'golden_path', 'saddles', 'report', 'figures', 'status']
 
-# %% ../nbs/00_commands.ipynb #d5c33e5a
+# %% ../nbs/00_commands.ipynb #12ac2ef7
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
@@ -194,7 +194,7 @@ def _draw_samples(folder, found, formats)->list[str]: # samples that are not sho
         print("Saddles:", *sorted(map(str, folder.glob(f"{sample.name}.*"))))
     return left
 
-# %% ../nbs/00_commands.ipynb #71cba027
+# %% ../nbs/00_commands.ipynb #edd851bf
 def figures(
     folder: tyro.conf.Positional[Path],
     format: tuple[Format, ...] = ("pdf",),
