@@ -210,7 +210,8 @@ def write_autograd():
         "certificates", "Certificates beside automatic differentiation, per point",
         ["saddle (r = 2)", "coordinates", "index", "`certify`, 500 at once, ms",
          "`certify`, one, ms", "`torch.func.hessian` + `eigvalsh`, ms",
-         "the same, vmap over 100, ms", "`eigsh` + autograd products, ms", "its products", "ratio: dense", "ratio: vmap",
+         "the same, vmap over 100, ms",
+         "`eigsh` + autograd products, ms", "its products", "ratio: dense", "ratio: vmap",
          "ratio: eigsh"],
         beside_autograd(),
         ["Processor time, one thread. All rows count the negative eigenvalues. `eigsh` "
