@@ -28,15 +28,10 @@ class _Signature(NamedTuple):
     "Signs of the eigenvalues, and how sure they are; (*batch,) each."
     min_eigenvalue:Tensor # smallest eigenvalue
     norm:Tensor    # largest |eigenvalue|
-    index:Tensor   # number of negative eigenvalues; -1: not known
+    index:Tensor   # type: ignore[assignment] # number of negative ones; -1: not known; no tuple.index
     nullity:Tensor # number of zero eigenvalues; -1: not known
     gap:Tensor     # smallest |λ| ≠ 0 over largest |λ| = 0, > 1; ∞ without either; NaN: not known
     margin:Tensor  # factor by which the tolerance may change: ≥ 1
-
-# %% ../../nbs/saddles/02_certificates.ipynb #10-007
-def _margin(x:Tensor, cut:Tensor)->Tensor: # values ≥ 0 and their thresholds > 0 -> ≥ 1
-    "The factor by which thresholds could change before a value changes sides."
-    return torch.maximum(x / cut, cut / x)
 
 # %% ../../nbs/saddles/02_certificates.ipynb #10-008
 def _signature(
@@ -113,13 +108,14 @@ class Certificate:
 # %% ../../nbs/saddles/02_certificates.ipynb #10-018
 def _judge(Ws:Weights, task:Task, found:_Signature, tol:float, grad_tol:float)->Certificate:
     "The verdict on points whose eigenvalues are known."
+    margin_of = lambda x, cut: torch.maximum(x / cut, cut / x) # until x changes sides
     grad, scale = to_vector(gradient(Ws, task)).norm(dim=-1), found.norm.clamp(min=1)
     above = _above_best(Ws, task, min(layer_widths(Ws))).abs()
     grad_cut, loss_cut = grad_tol * scale, tol * task.modes[1][0].clamp(min=1).expand_as(above)
     critical, strict = grad <= grad_cut, found.min_eigenvalue < -tol * scale
     code = torch.where(~critical, 3, torch.where(strict, 1, torch.where(above <= loss_cut, 0, 2)))
-    margin = torch.minimum(found.margin, _margin(grad, grad_cut))
-    compared = torch.minimum(margin, _margin(above, loss_cut)) # only without negative eigenvalues
+    margin = torch.minimum(found.margin, margin_of(grad, grad_cut))
+    compared = torch.minimum(margin, margin_of(above, loss_cut)) # only without negative eigenvalues
     return Certificate(grad, *found[:5], torch.where(critical & ~strict, compared, margin), code)
 
 # %% ../../nbs/saddles/02_certificates.ipynb #10-019

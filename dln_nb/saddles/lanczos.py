@@ -30,14 +30,6 @@ def _orthogonal_to(X:Tensor, Q:Tensor)->Tensor: # (k, P), orthonormal rows (j, P
     for _ in range(2): X = X - X @ Q.mT @ Q
     return X
 
-# %% ../../nbs/saddles/11_lanczos.ipynb #94619c83
-class _Ritz(NamedTuple):
-    "Approximate eigenvalues from a subspace."
-    values:Tensor    # (k,) ascending
-    vectors:Tensor   # (k, P), orthonormal
-    residuals:Tensor # ‖H x - θ x‖: (k,); an eigenvalue is at least this close
-    exhausted:bool   # the subspace is invariant
-
 # %% ../../nbs/saddles/11_lanczos.ipynb #0712c235
 def _block_lanczos(
     apply:Callable[[Tensor], Tensor], # rows x ↦ rows H x: (k, P)
@@ -46,8 +38,11 @@ def _block_lanczos(
     beside:Tensor, # orthonormal rows, spanning an invariant subspace, to stay orthogonal to: (j, P)
     max_dim:int,   # of the Krylov space
     tol:float,     # directions that add less than tol · max(1, largest |Ritz value|) are dropped
-)->_Ritz:
-    "Ritz values in a block Krylov space, with full reorthogonalisation."
+)->tuple[Tensor, Tensor, Tensor, bool]:
+    """Ritz values in a block Krylov space, with full reorthogonalisation.
+
+    θ: (k,) ascending; vectors x: (k, P); ‖H x - θ x‖: (k,), an eigenvalue is at least this close
+    to θ; and whether the space is exhausted."""
     basis = new = _rows_basis(_orthogonal_to(start, beside), 1e-6)
     T = start.new_zeros(0, 0)
     while True:
@@ -60,7 +55,7 @@ def _block_lanczos(
         new, last = _rows_basis(rest, tol * max(1., values.abs().max().item())), new
         if not len(new) or len(basis) + len(new) > max_dim: break
         basis = torch.cat([basis, new])
-    return _Ritz(values, Z.mT @ basis, (Z[-len(last):].mT @ rest).norm(dim=-1), not len(new))
+    return values, Z.mT @ basis, (Z[-len(last):].mT @ rest).norm(dim=-1), not len(new)
 
 # %% ../../nbs/saddles/11_lanczos.ipynb #951960a7
 class Lowest(NamedTuple):
@@ -91,16 +86,16 @@ def lowest_eigenvalues(
     while len(negative) < len(v):
         start = torch.from_numpy(rng.standard_normal((min(block, len(v)), len(v)))).to(v)
         for _ in range(max_restarts + 1):
-            ritz = _block_lanczos(apply, start, beside=negative, max_dim=max_dim, tol=tol / 10)
-            size = max(1., ritz.values.abs().max().item())
-            if ritz.exhausted or ritz.residuals[0] <= tol * size: break
-            start = ritz.vectors[:len(start)]
+            ritz, vectors, errors, exhausted = _block_lanczos(
+                apply, start, beside=negative, max_dim=max_dim, tol=tol / 10)
+            size = max(1., ritz.abs().max().item())
+            if exhausted or errors[0] <= tol * size: break
+            start = vectors[:len(start)]
         norm = max(norm, size)
-        below = int((ritz.values < -tol * norm).sum())
-        k = max(1, below if ritz.exhausted else block)
-        values = torch.cat([values, ritz.values[:k]])
-        residuals = torch.cat([residuals, ritz.residuals[:k]])
-        if not (ritz.exhausted and below): break
-        negative = torch.cat([negative, ritz.vectors[:k]])
+        below = int((ritz < -tol * norm).sum())
+        k = max(1, below if exhausted else block)
+        values, residuals = torch.cat([values, ritz[:k]]), torch.cat([residuals, errors[:k]])
+        if not (exhausted and below): break
+        negative = torch.cat([negative, vectors[:k]])
     order = values.argsort()
-    return Lowest(values[order], residuals[order], norm, ritz.exhausted)
+    return Lowest(values[order], residuals[order], norm, exhausted)

@@ -190,7 +190,7 @@ def run_chains(
     state, accepted = _init(start, at(0)), start.new_zeros(len(start))
     steps, kept, sizes, trace = burn_in + draws * thin, [], [], []
     for t, (normal, uniform) in zip(tqdm(range(steps), desc=method, disable=not progress), noise):
-        args = dict(beta=beta(t), eps=eps(t), noise=normal.to(start))
+        args:dict = dict(beta=beta(t), eps=eps(t), noise=normal.to(start))
         if method == "sgld": state = _sgld_step(state, at(t + 1), **args)
         else:
             state, moved = _mala_step(state, density, uniform=uniform.to(start), **args)

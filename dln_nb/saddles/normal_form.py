@@ -134,7 +134,7 @@ def constraints(
 # %% ../../nbs/saddles/07_normal_form.ipynb #12-023
 def _dot(a:Weights, b:Weights)->Tensor: # (*batch,)
     "Inner product of two tuples of matrices."
-    return sum((x * y).sum((-2, -1)) for x, y in zip(a, b))
+    return sum((x * y).sum((-2, -1)) for x, y in zip(a, b)) # type: ignore # never empty
 
 # %% ../../nbs/saddles/07_normal_form.ipynb #12-024
 def constraint_energy(
@@ -214,12 +214,6 @@ def energy_potential(
         return energy, to_vector(gradient)
     return potential
 
-# %% ../../nbs/saddles/07_normal_form.ipynb #12-039
-def _unexplained_targets(task:Task, modes)->Tensor: # Y U_Q: (n, d_L - r)
-    "The components of the targets that are left to learn."
-    if task.Y is None: refuse("task", "is a population", "a task with data, for minibatches")
-    return task.Y @ mode_bases(task, modes)[1]
-
 # %% ../../nbs/saddles/07_normal_form.ipynb #12-040
 def _empirical_sigma(x:Tensor, y:Tensor)->Tensor: # (*batch, b, d_0), (*batch, b, d_L - r)
     "An unbiased estimate σ̂ (*batch, d_0, d_L - r) from inputs and unexplained targets."
@@ -238,7 +232,8 @@ def _minibatch_energy(
 )->Callable[[int], _Potential]: # step -> energy with minibatches
     "The energy with fresh minibatches in each step, for SGLD."
     require_integer("batch_size", batch_size, 1)
-    y, block = _unexplained_targets(task, modes), 64
+    if task.Y is None: refuse("task", "is a population", "a task with data, for minibatches")
+    y, block = task.Y @ mode_bases(task, modes)[1], 64
     shape = (block, 1 + unbiased, batch_size)
 
     @lru_cache(maxsize=2)

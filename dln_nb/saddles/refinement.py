@@ -170,7 +170,7 @@ def refine_blocks(
     **options,     # tol, goal, max_iter, damping, balance_every of `_levenberg_marquardt`
 )->tuple[Weights, Refined]: # blocks that satisfy the constraints, and how each point ended
     "Residual blocks on the constraints, from blocks nearby."
-    shapes = [z.shape[-2:] for z in Z]
+    shapes = [(z.shape[-2], z.shape[-1]) for z in Z]
     size = torch.linalg.matrix_norm(sigma, 2) if sigma.numel() else 0
     system = _constraint_system(sigma / size if size > 0 else sigma, shapes)
     balance = lambda x: to_vector(_balance_norms(_to_blocks(x, shapes)))
