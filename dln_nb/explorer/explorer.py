@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['Explorer']
 
-# %% ../../nbs/explorer/02_explorer.ipynb #a95d3843
+# %% ../../nbs/explorer/02_explorer.ipynb #b7f937f7
 import html
 import shlex
 import threading
 import time
 from dataclasses import fields, replace
 from math import ceil, floor, log10
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -243,24 +244,10 @@ class _Controls:
         for control in (*self.fields.values(), *self.automatic.values()):
             control.observe(lambda _: handler(), "value")
 
-# %% ../../nbs/explorer/02_explorer.ipynb #08e8d533
-class _Page(NamedTuple):
-    "What stands around the controls."
-    run:widgets.Button
-    stop:widgets.Button
-    save:widgets.Button
-    bar:widgets.FloatProgress
-    status:widgets.HTML
-    play:widgets.Play
-    cursor:widgets.IntSlider
-    threshold:widgets.ToggleButtons
-    image:widgets.Image
-    lines:widgets.HTML
-
-# %% ../../nbs/explorer/02_explorer.ipynb #82497595
+# %% ../../nbs/explorer/02_explorer.ipynb #570155f2
 def _new_page(
     width:int, # of the picture in pixels
-)->_Page:
+)->SimpleNamespace: # widgets by name
     "Buttons, cursor, an empty picture and empty lines."
     wide = lambda pixels, **more: widgets.Layout(width=f"{pixels}px", **more)
     button = lambda text, style, tip, **options: widgets.Button(
@@ -270,19 +257,19 @@ def _new_page(
                                style=dict(description_width="40px"), layout=wide(560))
     widgets.jslink((play, "value"), (cursor, "value"))
     kinds = [*reversed(THRESHOLDS)]
-    return _Page(
-        button("Run", "success", "Train GD and SGD in the background"),
-        button("Stop", "danger", "End the training; what was seen stays", disabled=True),
-        button("Save setting", "", "Keep the setting in explorer.saved, and as a command"),
-        widgets.FloatProgress(min=0, max=1, layout=wide(200)), widgets.HTML("ready"), play, cursor,
-        widgets.ToggleButtons(options=[(f"{t} ε", t) for t in kinds],
-                              style=dict(button_width="100px"),
-                              tooltips=[f"Ranks by the {t} threshold" for t in kinds]),
-        widgets.Image(format="png", layout=widgets.Layout(
-            width="100%", max_width=f"{width}px", display="none")),
-        widgets.HTML())
+    return SimpleNamespace(
+        play=play, cursor=cursor, status=widgets.HTML("ready"), lines=widgets.HTML(),
+        run=button("Run", "success", "Train GD and SGD in the background"),
+        stop=button("Stop", "danger", "End the training; what was seen stays", disabled=True),
+        save=button("Save setting", "", "Keep the setting in explorer.saved, and as a command"),
+        bar=widgets.FloatProgress(min=0, max=1, layout=wide(200)),
+        threshold=widgets.ToggleButtons(options=[(f"{t} ε", t) for t in kinds],
+                                        style=dict(button_width="100px"),
+                                        tooltips=[f"Ranks by the {t} threshold" for t in kinds]),
+        image=widgets.Image(format="png", layout=widgets.Layout(
+            width="100%", max_width=f"{width}px", display="none")))
 
-# %% ../../nbs/explorer/02_explorer.ipynb #e17e823c
+# %% ../../nbs/explorer/02_explorer.ipynb #cc18c6d7
 class Explorer:
     "Sliders and menus for an experiment, its training in the background, and one figure."
     def __init__(self,
@@ -303,7 +290,9 @@ class Explorer:
         self.page = p = _new_page(13 * dpi)
         self.panel = widgets.VBox([
             self.controls.panel, self.controls.other,
-            widgets.HBox([p.run, p.stop, p.bar, p.status]), widgets.HBox([p.play, p.cursor, p.threshold]), p.image, p.save, p.lines])
+            widgets.HBox([p.run, p.stop, p.bar, p.status]),
+            widgets.HBox([p.play, p.cursor, p.threshold]),
+            p.image, p.save, p.lines])
         self.panel.add_class("dln-explorer")
         self.controls.observe(self._changed)
         for button, action in ((p.run, self.run), (p.stop, self.stop), (p.save, self.save)):

@@ -197,7 +197,7 @@ def _parts(Ws:Weights, task:Task)->Iterator[_Part]: # W_l: (n, d_l, d_{l-1})
     if sum(W[0].numel() for W in Ws) <= _SMALL:
         n = len(Ws[0])
         eye = lambda d: torch.eye(d, dtype=Ws[0].dtype, device=Ws[0].device).expand(n, -1, -1)
-        all_cells = [_Stairs(eye(W.shape[-2]), eye(W.shape[-1]), torch.ones_like(W).bool()) for W in Ws]
+        all_cells = [_Stairs(eye(W.shape[-2]), eye(W.shape[-1]), W == W) for W in Ws]
         yield _Part(torch.arange(n, device=Ws[0].device), Ws, Ws[0].new_zeros(n, 0), all_cells)
         return
     bases, alive = _alive_directions(Ws)
