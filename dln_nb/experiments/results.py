@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['task_of', 'start_of', 'weights', 'measure']
 
-# %% ../../nbs/experiments/05_results.ipynb #59d5870c
+# %% ../../nbs/experiments/05_results.ipynb #ee0696a1
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ from dln_nb.experiments.variables import (
     MEASURES,
     Kept,
     Options,
-    Variables,
-    check_own,
-    own_measure,
-    own_variables,
+    _check_own,
+    _own_measure,
+    _own_variables,
+    _Variables,
 )
 from ..foundations.checks import require
 from ..foundations.network import Weights
@@ -71,10 +71,10 @@ def _kept_weights(
     depth = len(ds.widths) - 1
     return {name: tuple(spread(name, l) for l in range(1, depth + 1)) for name in ("gd", "sgd")}
 
-# %% ../../nbs/experiments/05_results.ipynb #b3d658c2
+# %% ../../nbs/experiments/05_results.ipynb #46076670
 def _train_again(
     ds:xr.Dataset, # a result
-    task:Task,
+    task:Task, # what the networks learn
     progress:bool,
 )->dict[str, Weights]: # as `weights`
     "GD and the SGD runs once more, to the last checkpoint."
@@ -89,7 +89,7 @@ def _train_again(
                 batch_size=s["batch_size"], sampling=s["sampling"])
     return {"gd": tuple(W[0].cpu() for W in gd), "sgd": tuple(W.cpu() for W in sgd)}
 
-# %% ../../nbs/experiments/05_results.ipynb #2f1b732c
+# %% ../../nbs/experiments/05_results.ipynb #493e7ef0
 def weights(
     ds:xr.Dataset, # a result, or some of its runs and checkpoints
     *,
@@ -99,9 +99,10 @@ def weights(
     "The weights at all checkpoints, NaN where a run misses one; trained again where not kept."
     lost = int((ds.kept < 0).sum()) if "weights_gd_1" in ds else ds.sizes["checkpoint"]
     if not lost: return _kept_weights(ds)
+    task = task_of(ds) if task is None else task
     warnings.warn(f"the weights of {lost} of {ds.sizes['checkpoint']} checkpoints were not kept: "
                   "training again, to the same bits", stacklevel=2)
-    with one_thread(): return _train_again(ds, task_of(ds) if task is None else task, progress)
+    with one_thread(): return _train_again(ds, task, progress)
 
 # %% ../../nbs/experiments/05_results.ipynb #0de3155b
 def _options(ds:xr.Dataset)->Options:
@@ -111,8 +112,8 @@ def _options(ds:xr.Dataset)->Options:
     names = {f.name for f in fields(Options)} - {"every_run"}
     return Options(**{name: known[name] for name in names & known.keys()}, every_run=np.inf)
 
-# %% ../../nbs/experiments/05_results.ipynb #8d7327b2
-def _new_variables(ds, function, task, everywhere, progress)->tuple[str, Variables]:
+# %% ../../nbs/experiments/05_results.ipynb #7af8f5ca
+def _new_variables(ds, function, task, everywhere, progress)->tuple[str, _Variables]:
     "The name of a measure, and its variables."
     kept = "weights_gd_1" in ds and not everywhere
     task = task_of(ds) if task is None else task
@@ -127,10 +128,10 @@ def _new_variables(ds, function, task, everywhere, progress)->tuple[str, Variabl
         if function in MEASURES: return "", MEASURES[function](gd, sgd, task, o)
         require(function != "mode_coupling", "function", function, "measured during the training: "
                 "name it among the measures of compare or of an Experiment")
-        if (own := own_measure(function)) is None: return "", {}
+        if (own := _own_measure(function)) is None: return "", {}
         name, f = own
-        check_own(name, f, start_of(ds), task)
-        return name, own_variables(name, f, gd, sgd, task, o)
+        _check_own(name, f, start_of(ds), task)
+        return name, _own_variables(name, f, gd, sgd, task, o)
 
 # %% ../../nbs/experiments/05_results.ipynb #7fde04b2
 def _measure_one(ds, function, **options)->xr.Dataset:

@@ -18,7 +18,7 @@ import xarray as xr
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .description import TaskFields, check_integers, make_task
+from .description import TaskFields, _check_integers, make_task
 from .store import FORMAT, ResultError, check_folder, load, save, set_aside
 from ..foundations.checks import require
 from ..foundations.parallel import workers
@@ -49,7 +49,7 @@ class SaddleSample(TaskFields):
 
     def __post_init__(self):
         super().__post_init__()
-        check_integers(self, 1, "points")
+        _check_integers(self, 1, "points")
         for name in ("modes", "hidden"): # also lists
             value = getattr(self, name)
             if name == "modes" and value is None: continue

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_stored', 'sweep']
 
-# %% ../../nbs/experiments/06_sweeps.ipynb #903b9b85
+# %% ../../nbs/experiments/06_sweeps.ipynb #c3898c5e
 import hashlib
 import json
 import signal
@@ -20,8 +20,8 @@ from time import sleep
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .compare import check_device
-from .description import Experiment, checked_task, run
+from .compare import _check_device
+from .description import Experiment, _checked_task, run
 from dln_nb.experiments.store import (
     ResultError,
     beside,
@@ -34,13 +34,13 @@ from dln_nb.experiments.store import (
     set_aside,
     write_whole,
 )
-from .variables import own_measure
+from .variables import _own_measure
 from ..foundations.checks import require_integer
 from ..foundations.parallel import workers
 
-# %% ../../nbs/experiments/06_sweeps.ipynb #8d84aad6
+# %% ../../nbs/experiments/06_sweeps.ipynb #28f07a36
 def is_stored(
-    experiment:Experiment,
+    experiment:Experiment, # the description
     out:Path, # folder
 )->bool:
     "Is the result of this experiment there? What cannot be used is set aside."
@@ -59,9 +59,9 @@ def _ignore_interrupts()->None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-# %% ../../nbs/experiments/06_sweeps.ipynb #59c80cce
+# %% ../../nbs/experiments/06_sweeps.ipynb #f97d1003
 def _make(
-    experiment:Experiment,
+    experiment:Experiment, # the description
     out:Path, # folder
     device,   # torch device or None
     progress:bool,
@@ -101,9 +101,9 @@ def _make_all(experiments, out, n_jobs, scheduler, device, progress, done)->list
         todo = busy
     return failed
 
-# %% ../../nbs/experiments/06_sweeps.ipynb #b2f221ac
+# %% ../../nbs/experiments/06_sweeps.ipynb #3f394df0
 def _note_plan(
-    experiments:Sequence[Experiment],
+    experiments:Sequence[Experiment], # what is to be run
     out:Path, # folder
 )->None:
     "Leave the list of a sweep beside its results, so that what is still to come can be shown."
@@ -115,9 +115,9 @@ def _note_plan(
     name = hashlib.sha256(plan).hexdigest()[:12]
     with suppress(OSError): write_whole(out / f".plan-{name}.json", plan)
 
-# %% ../../nbs/experiments/06_sweeps.ipynb #332c3ec0
+# %% ../../nbs/experiments/06_sweeps.ipynb #3db5732e
 def sweep(
-    experiments:Sequence[Experiment],
+    experiments:Sequence[Experiment], # what is to be run
     out,          # folder for the results; on a cluster, one that all machines share
     *,
     n_jobs:int=1, # worker processes ≥ 1 with one thread each
@@ -127,11 +127,11 @@ def sweep(
 )->list[Path]: # one netCDF file for each experiment, in their order
     "Run what is not there yet, and store each result as soon as it is made."
     require_integer("n_jobs", n_jobs, 1)
-    if scheduler is None: check_device(device)
+    if scheduler is None: _check_device(device)
     out = check_folder(out)
     for e in experiments: # raises ValueError before any of them runs
-        if e.levels is not None: checked_task(e)
-        for m in e.measures: own_measure(m)
+        if e.levels is not None: _checked_task(e)
+        for m in e.measures: _own_measure(m)
     _note_plan(experiments, out)
     # a claim beside a result is left over, and goes when the result is claimed again
     claimed = lambda e: beside(out / e.filename, "running").exists()

@@ -17,7 +17,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ..experiments.description import BUILT_IN, Experiment
+from ..experiments.description import _BUILT_IN, Experiment
 from .comparison import Comparison
 from .dashboard import _Dashboard, _newest, _Picture, _png
 from ..foundations.checks import require
@@ -94,7 +94,7 @@ def _controls(
     low, high = min(-5, floor(log10(lr))), max(1, ceil(log10(lr)))
     return {
         "Teacher": dict(
-            data=_menu("data", list(dict.fromkeys([*BUILT_IN, e.data])), e.data),
+            data=_menu("data", list(dict.fromkeys([*_BUILT_IN, e.data])), e.data),
             teacher=_menu("teacher", list(TEACHERS), e.teacher),
             rank=_menu("rank", ranks, e.rank or 0),
             spectrum=widgets.Text(value=strengths, placeholder="auto, or like 4, 2, 1",
