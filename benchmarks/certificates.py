@@ -67,7 +67,7 @@ def count(lam):
 def autograd_eigsh(f, v, index):
     """Smallest eigenvalue and index by eigsh on one Hessian-vector product at a time.
 
-    It is told the index and asks for no more: beyond it lies the kernel, where it does not converge."""
+    It is told the index and asks for no more: in the kernel beyond it, it does not converge."""
     x, calls = v.clone().requires_grad_(True), [0]
     # built once; each product goes back through its graph
     gradient = torch.autograd.grad(f(x), x, create_graph=True)[0]
@@ -115,7 +115,7 @@ def beside_autograd():
 
 
 def pivot_count(H, x):
-    "Eigenvalues of H below x, from the pivots of an LDLᵀ factorisation (Sylvester's law of inertia)."
+    "Eigenvalues of H below x, from the pivots of an LDLᵀ factorisation (Sylvester's law)."
     H.diagonal().sub_(x)
     LD, pivots = torch.linalg.ldl_factor(H)
     H.diagonal().add_(x)
@@ -200,15 +200,17 @@ def memory():
         command = [sys.executable, "-c", script]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         n, peak, took = map(float, found.stdout.split())
-        rows.append([f"{n:.0f}", f"{memory/2**20:.0f} MiB", f"{peak/2**20:.0f} MiB", f"{took:.1f} s"])
+        rows.append([f"{n:.0f}", f"{memory/2**20:.0f} MiB", f"{peak/2**20:.0f} MiB",
+                     f"{took:.1f} s"])
     return rows
 
 
 def write_autograd():
     write_table(
         "certificates", "Certificates beside automatic differentiation, per point",
-        ["saddle (r = 2)", "coordinates", "index", "`certify`, 500 at once, ms", "`certify`, one, ms",
-         "`torch.func.hessian` + `eigvalsh`, ms", "the same, vmap over 100, ms",
+        ["saddle (r = 2)", "coordinates", "index", "`certify`, 500 at once, ms",
+         "`certify`, one, ms", "`torch.func.hessian` + `eigvalsh`, ms",
+         "the same, vmap over 100, ms",
          "`eigsh` + autograd products, ms", "its products", "ratio: dense", "ratio: vmap",
          "ratio: eigsh"],
         beside_autograd(),
@@ -224,9 +226,10 @@ def write_autograd():
 def write_wide():
     write_table(
         "certificates_wide", "Certificates of three layers of width 64",
-        ["saddle", "parameters → hidden widths without dead directions → rows of the reduced Hessian",
-         "smallest eigenvalue", "index / nullity", "gap", "`certify`", "block Lanczos, full network",
-         "check on the full matrix", "full / `certify`"],
+        ["saddle",
+         "parameters → hidden widths without dead directions → rows of the reduced Hessian",
+         "smallest eigenvalue", "index / nullity", "gap", "`certify`",
+         "block Lanczos, full network", "check on the full matrix", "full / `certify`"],
         width_64(),
         ["Processor time, one thread. Index and nullity agree with the full matrix in every "
          "row: by all its eigenvalues (whose smallest one agrees to 1e-12 of the largest), or "

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from common import seconds, write_table  # sets one thread before numpy and torch
 
-from dln_nb.experiments.description import Experiment, initial_weights, make_task, stable_lr
+from dln_nb.experiments.description import Experiment, initial_weights, make_task
+from dln_nb.experiments.schedule import stable_lr
 from dln_nb.experiments.variables import MEASURES, Kept, Options
 from dln_nb.foundations.network import partial_products
 from dln_nb.training.trainer import Steps, train

@@ -13,6 +13,9 @@ from .figures.measures import (
     plot_balance as plot_balance,
 )
 from .figures.measures import (
+    plot_measure as plot_measure,
+)
+from .figures.measures import (
     plot_modes as plot_modes,
 )
 from .figures.measures import (

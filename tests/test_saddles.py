@@ -8,7 +8,7 @@ from dln_nb.foundations.network import product
 from dln_nb.foundations.task import gaussian_task, teacher_matrix
 from dln_nb.saddles.cyclic_patterns import cyclic_paths
 from dln_nb.saddles.normal_form import mode_bases, target_map
-from dln_nb.saddles.sampler import METHODS, sample_saddles
+from dln_nb.saddles.sampler import _METHODS, sample_saddles
 
 
 def make_task(kind, widths, seed=0):
@@ -23,7 +23,7 @@ def same(a, b):
     assert torch.equal(a.certificate.index, b.certificate.index)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", _METHODS)
 def test_processes_and_chunks_do_not_matter(method):
     task = make_task("full-rank", (4, 3, 4, 3))
     options = dict(modes=(2,), n=60, seed=1, method=method, draws=5)

@@ -29,7 +29,7 @@ from ..saddles.strata import mode_label
 # %% ../../nbs/experiments/08_saddle_samples.ipynb #ffc4d337
 _Method = Literal["sgld", "mala", "zero-blocks", "atlas"]
 
-# %% ../../nbs/experiments/08_saddle_samples.ipynb #742cdc13
+# %% ../../nbs/experiments/08_saddle_samples.ipynb #4a89e719
 @dataclass(frozen=True)
 class SaddleSample(TaskFields):
     "Everything that determines a sample of saddles: task, network, modes, method."
@@ -76,8 +76,8 @@ class SaddleSample(TaskFields):
     @property
     def name(self)->str: # without suffix
         "How the files of this sample begin."
-        task = self.teacher if self.data == "gaussian" else self.data
-        return f"saddles-{self.method}-{task}-L{len(self.hidden) + 1}-{self.key}"
+        kind = self.teacher if self.data == "gaussian" else self.data_name
+        return f"saddles-{self.method}-{kind}-L{len(self.hidden) + 1}-{self.key}"
 
 # %% ../../nbs/experiments/08_saddle_samples.ipynb #c0fa623d
 def chunk_paths(
@@ -100,14 +100,14 @@ def _is_there(path:Path)->bool:
     except ResultError as error: set_aside(path, str(error)); return False
     return True
 
-# %% ../../nbs/experiments/08_saddle_samples.ipynb #c3b67df1
+# %% ../../nbs/experiments/08_saddle_samples.ipynb #068dfde5
 def _make_chunk(s:SaddleSample, path:Path, modes, blocks:range)->int: # points made
     "Sample, refine, certify and store one chunk."
     part = join_saddles(list(saddle_chunks(
         make_task(s), s.widths, modes=modes, n=s.points, seed=s.seed, method=s.method,
         draws=s.draws, chunk=s.chunk, blocks=blocks, tol=s.tol, max_iter=s.max_iter,
         singular=s.singular, **asdict(s.settings))))
-    described = dict(format=FORMAT, sample=json.dumps(asdict(s)), key=s.key)
+    described = dict(format=FORMAT, sample=json.dumps(s.written()), key=s.key)
     save(part.to_dataset().assign_attrs(described), path)
     return len(part)
 
@@ -139,7 +139,7 @@ def sample_of(
     fields = json.loads(attrs["sample"])
     return SaddleSample(**fields | dict(settings=ChainSettings(**fields["settings"])))
 
-# %% ../../nbs/experiments/08_saddle_samples.ipynb #721811a5
+# %% ../../nbs/experiments/08_saddle_samples.ipynb #9d034ed5
 def load_saddles(
     sample:SaddleSample, # what was stored
     out, # folder
@@ -148,7 +148,8 @@ def load_saddles(
     parts:dict = {}
     for path, (modes, _) in chunk_paths(sample, out).items():
         parts.setdefault(modes, []).append(load(path).drop_dims("chain", errors="ignore"))
-    join = lambda tables: xr.concat(tables, "sample", combine_attrs="drop_conflicts")
+    def join(tables)->xr.Dataset:
+        return xr.concat(tables, "sample", combine_attrs="drop_conflicts")
     return join([join(chunks).isel(sample=slice(sample.points)) for chunks in parts.values()])
 
 # %% ../../nbs/experiments/08_saddle_samples.ipynb #e40f4a1a

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['plot_spectra', 'plot_parameters', 'plot_balance', 'plot_modes', 'plot_cross_energy', 'plot_measure']
 
-# %% ../../nbs/figures/03_measures.ipynb #33508069
+# %% ../../nbs/figures/03_measures.ipynb #99bdd66a
+import json
+
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -207,16 +209,16 @@ def _draw_entry(ax, ds, name, index)->float: # NaN if nothing can be compared
     _mark_escapes(ax, ds)
     return apart
 
-# %% ../../nbs/figures/03_measures.ipynb #f12bb732
+# %% ../../nbs/figures/03_measures.ipynb #a3a1a8f0
 @styled
 def plot_measure(
     ds:xr.Dataset, # result of `run` or `compare` with a measure of one's own
     name:str,      # of the measure
 )->Figure:
     "A measure of one's own over time: GD, and the mean over SGD runs with its bootstrap band."
-    own = list(np.atleast_1d(ds.attrs.get("own_measures", [])))
-    known = f"one of the measures of one's own in the result: {', '.join(own) or 'there are none'}"
-    require(f"{name}_sgd_mean" in ds, "name", name, known)
+    own = json.loads(ds.attrs.get("own_measures", "[]"))
+    allowed = f"one of {', '.join(own)}" if own else "the name of an own measure (none here)"
+    require(name in own, "name", name, allowed)
     every = list(np.ndindex(ds[f"{name}_gd"].shape[1:]))
     entries = every[:_ENTRIES]
     rows, columns = -(-len(entries) // 3), min(3, len(entries))

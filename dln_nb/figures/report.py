@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['finding', 'load_results', 'make_figures', 'write_report']
 
-# %% ../../nbs/figures/05_report.ipynb #1504923c
+# %% ../../nbs/figures/05_report.ipynb #e1b8efb3
 import base64
 import json
 import sys
@@ -22,6 +22,7 @@ from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from ..experiments.description import settings_of
 from ..experiments.folders import look_into
 from ..experiments.store import check_folder, load, write_whole
 from dln_nb.figures.measures import (
@@ -54,7 +55,7 @@ from ..foundations.checks import require
 from ..foundations.network import REGIMES
 from ..foundations.parallel import workers
 from ..foundations.task import TEACHERS
-from ..measures.rank_patterns import AMBIGUOUS
+from ..measures.rank_patterns import AMBIGUOUS_MARGIN
 
 # %% ../../nbs/figures/05_report.ipynb #d5764542
 def _moment(ds:xr.Dataset, checkpoint)->str:
@@ -82,7 +83,7 @@ class _RankDistance(NamedTuple):
     equal:float             # share of the aligned checkpoints with d_r = 0
     ambiguous:float         # share of ambiguous ranks; NaN if there is no rank
 
-# %% ../../nbs/figures/05_report.ipynb #393f7ca4
+# %% ../../nbs/figures/05_report.ipynb #81b4b451
 def _rank_distance(
     ds:xr.Dataset, # result of `run` or `compare` with the measure "rank_patterns"
     threshold:str="absolute", # "absolute" | "relative"
@@ -97,7 +98,7 @@ def _rank_distance(
     return _RankDistance(
         _largest(aligned), _moment(ds, np.nanargmax(aligned[0])) if len(seen) else "",
         None if last is None else d[:, last], np.mean(seen == 0) if len(seen) else np.nan,
-        np.mean(margin < AMBIGUOUS) if len(margin) else np.nan)
+        np.mean(margin < AMBIGUOUS_MARGIN) if len(margin) else np.nan)
 
 # %% ../../nbs/figures/05_report.ipynb #f838ae3f
 def _rank_text(ds:xr.Dataset)->str:
@@ -225,36 +226,31 @@ _PLOTS = { # by file name
         "mean ± s.e.m. over SGD runs.")),
 }
 
-# %% ../../nbs/figures/05_report.ipynb #b4cd5ceb
+# %% ../../nbs/figures/05_report.ipynb #918c19d8
 def _plots_of(
     ds:xr.Dataset, # result of `run` or `compare`
 )->dict[str, _Plot]: # by file name
     "The figures in which a result has something to show, those of measures of one's own at last."
     plots = {name: p for name, p in _PLOTS.items() if p.needs in ds}
-    if not ds.sizes["escape"]:
+    if not (ds.escape_number > 0).any():
         plots = {name: p for name, p in plots.items() if not name.endswith("-escapes")}
     if "rank_gd" in ds and _all_full(ds, "relative"): # the finding says so
         del plots["ranks-relative"]
     if ds.sizes.get("block") == 1: del plots["cross-energy"] # the figure of the modes says so
-    for own in np.atleast_1d(ds.attrs.get("own_measures", [])):
+    for own in json.loads(ds.attrs.get("own_measures", "[]")):
         caption = (f"{own}, a measure of one's own: GD, and the mean over SGD runs at equal losses "
                    "and at equal steps. Bands: bootstrap over SGD runs; lines: escapes of GD.")
         plots[f"measure-{own}"] = _Plot(f"{own}_gd", partial(plot_measure, name=own), caption)
     return plots
 
-# %% ../../nbs/figures/05_report.ipynb #18c4654b
-def _settings_of(ds:xr.Dataset)->dict:
-    "The settings of a result."
-    return json.loads(ds.attrs.get("experiment") or ds.attrs.get("comparison", "{}"))
-
-# %% ../../nbs/figures/05_report.ipynb #c898084c
+# %% ../../nbs/figures/05_report.ipynb #0c53ef95
 def _order(ds:xr.Dataset)->tuple:
     "Results in the order of a study; those of one's own data come last."
-    of, rank = _settings_of(ds), lambda names, name: [*names, name].index(name)
+    of, rank = settings_of(ds), lambda names, name: [*names, name].index(name)
     return (str(of.get("data", "~")), len(ds.attrs["widths"]), rank(REGIMES, of.get("regime")),
             rank(TEACHERS, of.get("teacher")), ds.attrs["title"], ds.attrs["key"])
 
-# %% ../../nbs/figures/05_report.ipynb #29d3f653
+# %% ../../nbs/figures/05_report.ipynb #71d39a3e
 def _tell_apart(
     results:Sequence[xr.Dataset], # gets the attribute "special"
 )->None:
@@ -262,7 +258,7 @@ def _tell_apart(
     titles = [title_of(ds) for ds in results]
     for title in set(titles):
         same = [ds for ds, t in zip(results, titles) if t == title]
-        settings = [_settings_of(ds) for ds in same]
+        settings = [settings_of(ds) for ds in same]
         for ds, of in zip(same, settings if len(same) > 1 else ()):
             differ = [f for f in dict.fromkeys(chain(*settings))
                       if len({str(s.get(f)) for s in settings}) > 1]
@@ -400,14 +396,14 @@ def _images(folder:Path, figures:Sequence[_Drawn])->list[dict]:
     place = lambda f: "page" if f.width >= PAGE else "column"
     return [dict(caption=f.caption, place=place(f), data=code(f)) for f in figures]
 
-# %% ../../nbs/figures/05_report.ipynb #60824c5f
+# %% ../../nbs/figures/05_report.ipynb #e7e2aa58
 def _section(
     ds:xr.Dataset, # result of `run` or `compare`
     anchor:str,
 )->dict:
     "What the template says about a result."
     listed = lambda of: ", ".join(f"{k} = {v}" for k, v in of.items() if v is not None)
-    settings = _settings_of(ds)
+    settings = settings_of(ds)
     settings |= {k: ds.attrs[k] for k in ("lr", "steps", "gamma") if k in ds.attrs}
     n, made = ds.sizes["escape"], int((ds.escape_sgd.values >= 0).all(1).sum())
     section = dict(

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['plot_pattern', 'plot_atlas', 'plot_saddles', 'report_saddles']
 
-# %% ../../nbs/figures/04_saddles.ipynb #362b4223
+# %% ../../nbs/figures/04_saddles.ipynb #6c108206
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 
 from ..experiments.saddle_samples import SaddleSample, load_saddles, saddle_classes
 from ..experiments.store import write_whole
+from .paths import _panel
 from .style import PAGE, new_figure, save_figure, styled
 from ..foundations.checks import refuse
 from ..saddles.cyclic_patterns import line_kind
@@ -24,7 +24,7 @@ from ..saddles.cyclic_patterns import line_kind
 # %% ../../nbs/figures/04_saddles.ipynb #dd727475
 _LINE_COLOURS = {"learned": "#009E73", "unlearned": "#E69F00", "idle": "0.65"}
 
-# %% ../../nbs/figures/04_saddles.ipynb #9ec8977f
+# %% ../../nbs/figures/04_saddles.ipynb #6876abc6
 def _label_arrows(ax:Axes, L:int)->None:
     "The vertices below, the arrows above, the closing arrow shaded."
     arrows = [*range(1, L + 1), 0, *range(1, L - 1)]
@@ -33,28 +33,28 @@ def _label_arrows(ax:Axes, L:int)->None:
     labels = [f"{v}" if v <= L else f"{v} = {v - L - 1}′" for v in range(len(arrows) + 1)]
     ax.set_xticks(range(len(labels)), labels)
     ax.set(xlim=(-1, len(arrows) + .5), yticks=[], xlabel="vertex")
-    ax.spines["left"].set_visible(False)
+    ax.spines[["left", "right", "top"]].set_visible(False)
 
-# %% ../../nbs/figures/04_saddles.ipynb #e40a5d93
+# %% ../../nbs/figures/04_saddles.ipynb #60bcda64
 @styled
 def plot_pattern(
     m:dict, # {(a, b): m_ab ≥ 0} over all `cyclic_paths`
     ax:Axes|None=None, # panel to draw in; None: a new figure
 )->Figure: # the figure that holds it
     "Every interval of a pattern as a bar over the lifted vertices that its lines pass."
-    if ax is None: ax = new_figure(figsize=(.6 * PAGE, .3 * PAGE)).add_subplot()
+    fig, ax = _panel(ax, 1.8)
     L, kinds = max(a for a, _ in m), list(_LINE_COLOURS)
     kind = {path: line_kind(path, L) for path in m}
     bars = sorted((path for path in m if m[path]), key=lambda path: (kinds.index(kind[path]), path))
     for y, (a, b) in enumerate(bars):
-        ax.plot([a, b], [y, y], color=_LINE_COLOURS[kind[a, b]], lw=4, solid_capstyle="round",
-                marker="o", ms=6, mec="w")
+        ax.plot([a, b], [y, y], color=_LINE_COLOURS[kind[a, b]], lw=3, solid_capstyle="round",
+                marker="o", ms=5, mec="w")
         times = f" × {m[a, b]}" if m[a, b] > 1 else ""
         ax.text(a - .2, y, f"({a}, {b}){times}", ha="right", va="center")
     _label_arrows(ax, L)
     ax.set_ylim(len(bars) - .4, -1.4)
     ax.set_title(", ".join(f"{sum(m[path] for path in m if kind[path] == k)} {k}" for k in kinds))
-    return ax.figure
+    return fig
 
 # %% ../../nbs/figures/04_saddles.ipynb #64108d21
 _KIND_STYLE = { # colour (Okabe and Ito), marker, size
@@ -73,30 +73,30 @@ def _label_levels(ax:Axes, table:xr.Dataset)->None:
         ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), xytext=(4, 0),
                     textcoords="offset points", va="center")
 
-# %% ../../nbs/figures/04_saddles.ipynb #d97cc6b4
+# %% ../../nbs/figures/04_saddles.ipynb #547a0dd2
 @styled
 def plot_atlas(
     table:xr.Dataset, # of `atlas`
     ax:Axes|None=None, # panel to draw in; None: a new figure
 )->Figure: # the figure that holds it
     "All strata by codimension and loss; areas grow with their number, braces name learned modes."
-    if ax is None: ax = new_figure(figsize=(.75 * PAGE, .45 * PAGE)).add_subplot()
+    fig, ax = _panel(ax, 2.4)
     places, kind = np.stack([table.codimension.values, table.loss.values], 1), table.kind.values
     number = {k: int((kind == k).sum()) for k in _KIND_STYLE}
     for k, (colour, marker, size) in _KIND_STYLE.items():
         at, count = np.unique(places[kind == k], axis=0, return_counts=True)
-        ax.scatter(*at.T, s=size * count**.4, color=colour, marker=marker, ec="w", lw=.6,
-                   label=f"{k} ({number[k]})", zorder=3)
+        ax.scatter(at[:, 0], at[:, 1], s=size * count**.4, color=colour, marker=marker, ec="w",
+                   lw=.6, label=f"{k} ({number[k]})", zorder=3)
     _label_levels(ax, table)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params("x", integer=True)
     strict, saddles = number["strict saddle"], len(kind) - number["minimum"]
     widths = " → ".join(map(str, table.attrs["widths"]))
     ax.set(xlabel="codimension of the stratum", ylabel="loss",
            title=f"{widths}: {strict} of {saddles} kinds of saddles are strict")
     ax.legend()
-    return ax.figure
+    return fig
 
-# %% ../../nbs/figures/04_saddles.ipynb #e1be40cf
+# %% ../../nbs/figures/04_saddles.ipynb #37c21764
 @styled
 def plot_saddles(
     dataset:xr.Dataset, # of `Saddles.to_dataset` with certificates, or several joined along sample
@@ -116,7 +116,7 @@ def plot_saddles(
         right.scatter(some.index + 1, some["size"], s=14, color=colour, marker=marker)
     left.set(xlabel="negative eigenvalues of the Hessian", ylabel="loss",
              title="One mark for each class, area ∝ points")
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.locator_params("x", integer=True)
     left.legend(markerscale=.6)
     right.set(xlabel="class, by size", ylabel="points in it", xscale="log", yscale="log",
               title=f"{len(rows)} classes in {rows['size'].sum()} points")

@@ -8,7 +8,7 @@ __all__ = ['eigenvalues']
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-004
 from collections.abc import Iterator
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import accumulate, combinations_with_replacement
 from typing import NamedTuple
 
 import torch
@@ -28,11 +28,6 @@ def _mixing(n:int)->Tensor: # (n, n)
     "A fixed random orthogonal matrix."
     return random_orthogonal(n, random_stream(0, "mixing", n))
 
-# %% ../../nbs/saddles/01_eigenvalues.ipynb #10-009
-def _round_up(k:int|Tensor, to:int=8)->int|Tensor:
-    "The next multiple of `to`."
-    return (k + to - 1) // to * to
-
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-010
 def _split_range(
     M:Tensor,     # (n, d, c)
@@ -40,9 +35,9 @@ def _split_range(
 )->tuple[Tensor, Tensor, Tensor]: # Q (n, d, k), T (n, k, c), k = min(d, c), M = Q T; the rank (n,)
     "An orthonormal basis that begins with the range, times the rest: T is zero beyond the rank."
     d, c = M.shape[-2:]
-    mix, k = _mixing(_round_up(c)).to(M), min(d, c)
+    mix, k = _mixing(c + -c % 8).to(M), min(d, c)
     # padded to multiples of 64 bytes, so that a matrix gives the same bits beside any others
-    Q, R = torch.linalg.qr(pad(M, (0, _round_up(c) - c, 0, _round_up(d) - d)) @ mix)
+    Q, R = torch.linalg.qr(pad(M, (0, -c % 8, 0, -d % 8)) @ mix)
     below = R.square().sum(-1).flip(-1).cumsum(-1).flip(-1).sqrt() # ‖row k and all below it‖
     inside = below > error[..., None]
     T = (R * inside[..., None]) @ mix.mT
@@ -50,16 +45,16 @@ def _split_range(
 
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-014
 def _alive_directions(Ws:Weights)->tuple[list[Tensor], Tensor]: # W_l: (n, d_l, d_{l-1})
-    "For each hidden layer a basis that begins with the alive directions, and their number."
+    "Bases of the hidden layers that begin with the alive directions; 0 and their numbers (n, L)."
     tiny = torch.finfo(Ws[0].dtype).tiny
     unit = lambda A: A / matrix_norm(A, keepdim=True).clamp(min=tiny)
     error = Ws[0].new_full(Ws[0].shape[:1], rounding_unit(Ws[0].dtype))
-    bases, counts = [], [torch.zeros_like(error).long()] # so that a single layer has a number too
+    bases, counts = [], [torch.zeros_like(error).long()] # a single layer has a number too
     for W, Wn in zip(Ws, Ws[1:]):
         Q, _, rank = _split_range(torch.cat([unit(W), unit(Wn.mT)], -1), error)
         bases.append(Q)
-        counts.append(_round_up(rank.clamp(min=1), to=4).clamp(max=Q.shape[-1]))
-    return bases, torch.stack(counts, -1)[:, 1:]
+        counts.append((rank + -rank % 4).clamp(min=4).clamp(max=Q.shape[-1]))
+    return bases, torch.stack(counts, -1)
 
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-015
 def _core_network(Ws:Weights, bases:list[Tensor])->Weights: # bases of the alive directions
@@ -75,13 +70,10 @@ def _dead_eigenvalues(core:Weights, task:Task, dead:list[int])->Tensor: # (n, Σ
     s = [torch.linalg.svdvals(G[l, l+1]).repeat(1, k) for l, k in enumerate(dead, 1)]
     return torch.cat([*s, *(-x for x in s)], -1)
 
-# %% ../../nbs/saddles/01_eigenvalues.ipynb #10-021
-_Arrow = tuple[Tensor, Tensor] # a map of the closed loop (n, ·, ·), and how well it is known (n,)
-
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-022
 def _flag(
-    arrows:list[_Arrow], # (n, d, ·), then each one to be multiplied from the right
-    start:Tensor,        # any batch of matrices with d rows: (n, d, ·)
+    arrows:list[tuple], # A_k and its error (n,), A_1: (n, d, ·)
+    start:Tensor,       # any batch of matrices with d rows: (n, d, ·)
 )->tuple[Tensor, Tensor]: # orthonormal (n, d, d); subspaces that contain each vector (n, d)
     "A basis adapted to the nested ranges of 1, A_1, A_1 A_2, …, the 1 + len(arrows) subspaces."
     n, d, _ = start.shape
@@ -103,7 +95,7 @@ class _Stairs(NamedTuple):
     kept:Tensor  # cells that matter, bool: (n, d_l, d_{l-1})
 
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-024
-def _loop_arrows(Ws:Weights, task:Task)->tuple[dict[int, _Arrow], _Arrow, _Arrow, _Arrow]:
+def _loop_arrows(Ws:Weights, task:Task)->tuple[dict[int, tuple], tuple, tuple, tuple]:
     "{l: W_l}, and E, R (W - Ŵ)ᵀ and Rᵀ, which close the loop, with the error of each."
     R, unit = task.covariance_factor, rounding_unit(Ws[0].dtype)
     known = lambda A: (A, unit * matrix_norm(A))
@@ -119,8 +111,7 @@ def _loop_arrows(Ws:Weights, task:Task)->tuple[dict[int, _Arrow], _Arrow, _Arrow
 def _fill_up(kept:Tensor)->Tensor: # bool: (n, d, e)
     "Keep some more cells, up to the next multiple of four."
     flat = kept.flatten(1)
-    more = _round_up(flat.sum(-1), to=4) - flat.sum(-1)
-    return (flat | ((~flat).cumsum(-1) <= more[:, None])).view_as(kept)
+    return (flat | ((~flat).cumsum(-1) <= -flat.sum(-1, keepdim=True) % 4)).view_as(kept)
 
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-028
 def _staircase(Ws:Weights, task:Task)->list[_Stairs]: # one for each layer
@@ -137,11 +128,6 @@ def _staircase(Ws:Weights, task:Task)->list[_Stairs]: # one for each layer
         stairs.append(_Stairs(left, right, _fill_up(kept)))
     return stairs
 
-# %% ../../nbs/saddles/01_eigenvalues.ipynb #10-030
-def _take(M:Tensor, rows:Tensor, cols:Tensor)->Tensor: # (n, d, e), (n, i), (n, j) -> (n, i, j)
-    "Submatrices."
-    return M.take_along_dim(rows[..., None], -2).take_along_dim(cols[:, None], -1)
-
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-031
 def _reduced_hessian(
     Ws:Weights, # W_l: (n, d_l, d_{l-1})
@@ -149,22 +135,21 @@ def _reduced_hessian(
     stairs:list[_Stairs], # with the same number N_l of kept cells at each point
 )->Tensor: # (n, N, N), N = Σ_l N_l, lower triangle
     "The Hessian in the coordinates that can have curvature."
-    f, layers = _factors(Ws, task), range(1, len(Ws) + 1)
-    left, right, cells = {}, {}, {}
-    for l, s in enumerate(stairs, 1):
-        left[l], right[l] = s.left, s.right
-        cells[l] = s.kept.nonzero()[:, 1:].mT.reshape(2, len(s.kept), -1)
-    above = {l: f.above[l] @ left[l] for l in layers}
-    below = {l: right[l].mT @ f.below[l] for l in layers}
-    ends = torch.tensor([0, *(c.shape[-1] for c in cells.values())]).cumsum(0).tolist()
-    H = Ws[0].new_zeros(len(Ws[0]), ends[-1], ends[-1])
-    for l, m in combinations_with_replacement(layers, 2):
-        (a, b), (c, d) = cells[l], cells[m]
-        block = _take(above[m].mT @ above[l], c, a).mul_(_take(below[m] @ below[l].mT, d, b))
+    f, n = _factors(Ws, task), len(Ws[0])
+    left, right = ({l: s[k] for l, s in enumerate(stairs, 1)} for k in (0, 1))
+    above = {l: A @ left[l] for l, A in f.above.items()}
+    below = {l: right[l].mT @ B for l, B in f.below.items()}
+    cells = [s.kept.nonzero()[:, 1:].mT.reshape(2, n, -1) for s in stairs]
+    ends = [0, *accumulate(c.shape[-1] for c in cells)]
+    take = lambda M, i, j: M.take_along_dim(i[..., None], -2).take_along_dim(j[:, None], -1)
+    H = Ws[0].new_zeros(n, ends[-1], ends[-1])
+    for l, m in combinations_with_replacement(above, 2):
+        (a, b), (c, d) = cells[l-1], cells[m-1]
+        block = take(above[m].mT @ above[l], c, a).mul_(take(below[m] @ below[l].mT, d, b))
         if l < m:
             chain = right[m].mT @ f.chain[l, m] @ left[l]
             seen = left[m].mT @ f.residual[l, m] @ right[l]
-            block.addcmul_(_take(chain, d, a), _take(seen, c, b))
+            block.addcmul_(take(chain, d, a), take(seen, c, b))
         H[:, ends[m-1]:ends[m], ends[l-1]:ends[l]] = block
     return H
 
@@ -200,30 +185,24 @@ class _Part(NamedTuple):
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-040
 def _alike(keys:Tensor)->list[Tensor]: # integers (n, k) -> the numbers of the rows in each class
     "Classes of equal rows."
-    if not keys.shape[1]: return [torch.arange(len(keys), device=keys.device)]
-    classes, which = torch.unique(keys, dim=0, return_inverse=True)
-    return [(which == c).nonzero()[:, 0] for c in range(len(classes))]
+    which = torch.unique(keys, dim=0, return_inverse=True)[1]
+    return [(which == c).nonzero()[:, 0] for c in range(which.amax() + 1)]
 
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-041
 _SMALL = 96 # up to so many parameters a reduction does not pay
-
-# %% ../../nbs/saddles/01_eigenvalues.ipynb #10-042
-def _all_cells(W:Tensor)->_Stairs:
-    "No reduction: the coordinates of the weights themselves."
-    left, right = (torch.eye(d, dtype=W.dtype, device=W.device) for d in W.shape[-2:])
-    kept = torch.ones_like(W, dtype=torch.bool)
-    return _Stairs(left.expand(len(W), -1, -1), right.expand(len(W), -1, -1), kept)
 
 # %% ../../nbs/saddles/01_eigenvalues.ipynb #10-043
 def _parts(Ws:Weights, task:Task)->Iterator[_Part]: # W_l: (n, d_l, d_{l-1})
     "Points, sorted by how their Hessians reduce."
     if sum(W[0].numel() for W in Ws) <= _SMALL:
-        points, none = torch.arange(len(Ws[0]), device=Ws[0].device), Ws[0].new_zeros(len(Ws[0]), 0)
-        yield _Part(points, Ws, none, list(map(_all_cells, Ws)))
+        n = len(Ws[0])
+        eye = lambda d: torch.eye(d, dtype=Ws[0].dtype, device=Ws[0].device).expand(n, -1, -1)
+        all_cells = [_Stairs(eye(W.shape[-2]), eye(W.shape[-1]), W == W) for W in Ws]
+        yield _Part(torch.arange(n, device=Ws[0].device), Ws, Ws[0].new_zeros(n, 0), all_cells)
         return
     bases, alive = _alive_directions(Ws)
     for same in _alike(alive):
-        a = alive[same[0]].tolist()
+        a = alive[same[0], 1:].tolist()
         core = _core_network(tuple(W[same] for W in Ws), [B[same, :, :k] for B, k in zip(bases, a)])
         dead = _dead_eigenvalues(core, task, [W.shape[-2] - k for W, k in zip(Ws, a)])
         whole = _Part(same, core, dead, _staircase(core, task))

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ..experiments.description import Experiment, experiment_of
 from ..experiments.store import load
 from ..experiments.sweeps import sweep
-from ..figures.patterns import key_checkpoints
+from ..figures.patterns import shown_moments
 from ..figures.style import new_figure
 from ..foundations.checks import require
 from ..foundations.network import REGIMES
@@ -65,7 +65,7 @@ def key_moments(
     "The checkpoints at which a study looks."
     numbered = ds.sizes["escape"] > 0
     found = {f"{column} {k}" if numbered else column: int(c)
-             for k, (_, row) in enumerate(key_checkpoints(ds), 1) for column, c in row.items()}
+             for k, (_, row) in enumerate(shown_moments(ds), 1) for column, c in row.items()}
     complete = (ds.step_gd.values >= 0) & (ds["count"].values == ds.sizes["run"])
     common = np.flatnonzero(complete & (ds.alignment.values == "loss"))
     if len(common) and common[-1] not in found.values(): found["end"] = int(common[-1])

@@ -17,13 +17,8 @@ import torch
 import xarray as xr
 from scipy.stats import bootstrap, false_discovery_control
 
-from dln_nb.experiments.description import (
-    Experiment,
-    experiment_of,
-    initial_weights,
-    make_task,
-    stable_lr,
-)
+from ..experiments.description import Experiment, experiment_of, initial_weights, make_task
+from ..experiments.schedule import stable_lr
 from ..experiments.store import FORMAT
 from ..experiments.variables import SPACES
 from ..foundations.checks import require

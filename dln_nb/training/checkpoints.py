@@ -19,7 +19,7 @@ from torch import Tensor
 from ..foundations.checks import is_integer, require, require_integer
 from .trainer import CheckpointRule, Steps
 
-# %% ../../nbs/training/03_checkpoints.ipynb #a01bdc27
+# %% ../../nbs/training/03_checkpoints.ipynb #4e19afdc
 class LossLevels(CheckpointRule):
     "Keep each run's weights at its first step at or below each loss level."
     needs_loss = True
@@ -33,8 +33,8 @@ class LossLevels(CheckpointRule):
         self.levels, self.count = torch.from_numpy(given), len(given)
 
     def check(self, task, n_runs, steps):
-        allowed = f"above ℓ_min = {task.min_loss:.6g}, the smallest of a linear map on this task"
-        require(self.levels[-1] > task.min_loss, "levels", self.levels[-1].item(), allowed)
+        least = f"ℓ_min = {task.min_loss:.6g}, the smallest loss of any linear map on this task"
+        require(self.levels[-1] > task.min_loss, "levels", self.levels[-1].item(), f"above {least}")
 
     def moments(self, n_runs):
         return torch.full((n_runs, self.count), -1), self.levels.expand(n_runs, self.count)

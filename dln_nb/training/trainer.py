@@ -54,7 +54,7 @@ def _reached(
     now = at_step == step
     return (now if loss is None else now | (loss[:, None] <= at_level)) & ~kept
 
-# %% ../../nbs/training/02_trainer.ipynb #b176b66d
+# %% ../../nbs/training/02_trainer.ipynb #c4721520
 class CheckpointRule:
     "When to keep the weights of a run. Subclasses define `count` and either `moments` or `due`."
     needs_loss = False # does the rule look at the loss of every step?
@@ -85,9 +85,8 @@ class CheckpointRule:
         kept:Tensor,      # (runs, count) bool: what has been kept so far
     )->Tensor|None:       # (runs, count) bool; None: nothing
         "Which checkpoints are to be kept now."
-        moments = self.moments(len(kept))
-        assert moments is not None, "a rule without `moments` defines `due`"
-        return _reached(moments, step, loss, kept)
+        waiting = self.moments(len(kept))
+        return _reached(waiting, step, loss, kept) # type: ignore[arg-type] # there are moments
 
 # %% ../../nbs/training/02_trainer.ipynb #f27443e1
 class Steps(CheckpointRule):
@@ -271,7 +270,7 @@ def as_weights(
         refuse("Ws", "contains NaN or infinite entries", "finite")
     return Ws
 
-# %% ../../nbs/training/02_trainer.ipynb #80c546dd
+# %% ../../nbs/training/02_trainer.ipynb #40f12b5c
 def _check_training(Ws, task, device, *, lr, steps, batch_size, runs, sampling, record_every,
                     observe_every, kernel):
     "Raises ValueError if arguments of `train` make no sense, before any work."
@@ -279,7 +278,7 @@ def _check_training(Ws, task, device, *, lr, steps, batch_size, runs, sampling, 
     shapes, n = [tuple(W.shape) for W in Ws], len(runs)
     if {s[:-2] for s in shapes} not in ({()}, {(n,)}):
         refuse("Ws", f"has shapes {shapes}",
-               f"matrices without a leading axis (one start for all runs) or with {n} starts")
+               f"matrices without a leading axis, or with {n} starts, one for each run")
     require(np.isfinite(lr) and lr > 0, "lr", lr, "finite and > 0")
     require_integer("steps", steps, 0)
     require_integer("record_every", record_every, 1)
@@ -288,7 +287,7 @@ def _check_training(Ws, task, device, *, lr, steps, batch_size, runs, sampling, 
     require(ok, "runs", list(runs), "a number ≥ 1, or a sequence of run numbers ≥ 0")
     require(sampling in SAMPLINGS, "sampling", sampling, f"one of {', '.join(SAMPLINGS)}")
     kernels = ("auto", "compiled", "torch") if device.type == "cpu" else ("auto", "torch")
-    require(kernel in kernels, "kernel", kernel, f"one of {', '.join(kernels)} on {device.type}")
+    require(kernel in kernels, "kernel", kernel, f"one of {', '.join(kernels)} on a {device.type}")
     if batch_size is None: return
     fresh = sampling == "stream"
     if (task.population if fresh else task.X) is None:
@@ -296,7 +295,7 @@ def _check_training(Ws, task, device, *, lr, steps, batch_size, runs, sampling, 
         refuse("sampling", problem, "shuffle or replacement" if fresh else "stream")
     ok = is_integer(batch_size) and 1 <= batch_size <= (np.inf if fresh else task.n)
     allowed = "≥ 1" if fresh else f"in 1 … n = {task.n}"
-    require(ok, "batch_size", batch_size, f"an integer {allowed}, or None for gradient descent")
+    require(ok, "batch_size", batch_size, f"an integer {allowed}, or None for full-batch GD")
 
 # %% ../../nbs/training/02_trainer.ipynb #e681b710
 def train(
