@@ -1,7 +1,7 @@
 """Write README.md from nbs/index.ipynb, as it stands: nothing is executed, no Quarto is needed.
 
     python tools/make_readme.py           write README.md and README_files/
-    python tools/make_readme.py --check   compare with what is there; exit 1 where they differ
+    python tools/make_readme.py --check   compare with what is there; exit 1 if they differ
 """
 import argparse
 import posixpath
@@ -17,6 +17,7 @@ from traitlets.config import Config
 
 TOP = Path(__file__).resolve().parent.parent
 FILES = "README_files"
+PICTURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(.*?)\s*$")
 # code and formulas stay as they are (VERBATIM); links in the rest are rewritten
@@ -40,7 +41,7 @@ def from_top(target, folder):
 
 
 def markdown(source, folder, works):
-    "A markdown cell for the README: no front matter, citations in words, links that hold from the top."
+    "A markdown cell for the README: no front matter, citations in words, links from the top."
     source = re.sub(r"\A---\s*\n.*?\n---\s*(\n|\Z)", "", source, flags=re.DOTALL)
     if source.startswith("# "):
         # `- key: value` below the title is nbdev's other front matter
@@ -66,10 +67,14 @@ def readme_cells(nb, folder, works):
             if cell.source: yield cell
         elif cell.cell_type == "code":
             marks = directives(cell.source)
-            if marks & {"hide", "hide: true", "include: false"} or any(m.startswith("default_exp") for m in marks): continue
-            cell.source = "" if marks & {"echo: false", "hide_input"} else without_directives(cell.source)
+            if marks & {"hide", "hide: true", "include: false"}: continue
+            if any(m.startswith("default_exp") for m in marks): continue
+            # code that is folded on the site is left out here
+            bare = marks & {"echo: false", "hide_input", "code-fold: true"}
+            cell.source = "" if bare else without_directives(cell.source)
             cell.outputs = [] if "output: false" in marks else list(kept_outputs(cell.outputs))
-            if not cell.source: cell.metadata["transient"] = {"remove_source": True}  # else an empty fence
+            if not cell.source: # no empty fence
+                cell.metadata["transient"] = {"remove_source": True}
             if cell.source or cell.outputs: yield cell
 
 
@@ -77,17 +82,20 @@ def build(notebook):
     "The README's text and its pictures, `{relative path: bytes}`."
     nb = nbformat.read(notebook, as_version=4)
     nb.cells = list(readme_cells(nb, notebook.parent.name, entries(notebook.parent)))
-    nb.metadata["language_info"] = {"name": "python"}  # cleaned notebooks lack it; it names the fences
+    # cleaned notebooks lack it; it names the fences
+    nb.metadata["language_info"] = {"name": "python"}
     config = Config()
     config.MarkdownExporter.display_data_priority = [
-        "image/png", "image/svg+xml", "image/jpeg", "text/html", "text/markdown", "text/latex", "text/plain"]
-    config.ExtractOutputPreprocessor.output_filename_template = FILES + "/{unique_key}_{cell_index}_{index}{extension}"
-    config.ExtractOutputPreprocessor.extract_output_types = {"image/png", "image/svg+xml", "image/jpeg"}
-    text, resources = MarkdownExporter(config=config).from_notebook_node(nb, {"unique_key": notebook.stem})
+        *PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
+    pictures = config.ExtractOutputPreprocessor
+    pictures.output_filename_template = FILES + "/{unique_key}_{cell_index}_{index}{extension}"
+    pictures.extract_output_types = set(PICTURES)
+    exporter = MarkdownExporter(config=config)
+    text, resources = exporter.from_notebook_node(nb, {"unique_key": notebook.stem})
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-    pictures = {posixpath.join(*Path(name).parts): data for name, data in resources.get("outputs", {}).items()}
-    return text, pictures
+    outputs = resources.get("outputs", {})
+    return text, {posixpath.join(*Path(name).parts): data for name, data in outputs.items()}
 
 
 def stale(top, text, pictures):
@@ -95,7 +103,8 @@ def stale(top, text, pictures):
     readme = top/"README.md"
     wrong = [] if readme.exists() and readme.read_text(encoding="utf-8") == text else ["README.md"]
     there = {path.relative_to(top).as_posix(): path.read_bytes() for path in (top/FILES).glob("*")}
-    return wrong + sorted(name for name in there.keys() | pictures.keys() if there.get(name) != pictures.get(name))
+    names = there.keys() | pictures.keys()
+    return wrong + sorted(name for name in names if there.get(name) != pictures.get(name))
 
 
 def write(top, text, pictures):
@@ -108,8 +117,9 @@ def write(top, text, pictures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where README.md is stale")
-    parser.add_argument("--top", type=Path, default=TOP, help="the checkout, by default this one")
+    add = parser.add_argument
+    add("--check", action="store_true", help="write nothing; exit 1 if README.md is stale")
+    add("--top", type=Path, default=TOP, help="the checkout, by default this one")
     args = parser.parse_args()
     notebook = args.top/"nbs"/"index.ipynb"
     if not notebook.exists(): sys.exit(f"{notebook.relative_to(args.top)} is not there")
