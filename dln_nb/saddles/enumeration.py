@@ -33,20 +33,7 @@ def _check_ranks(
             f"an integer in 0 … {top} for p = {teacher_rank} modes and widths {widths}")
     return widths
 
-# %% ../../nbs/saddles/06_enumeration.ipynb #0015a2f8
-def _add_lines(
-    rows:np.ndarray, # multiplicities so far: (N, paths)
-    rest:np.ndarray, # what is left to pass of the closing arrow and of each vertex: (N, 1 + n)
-    path:int,        # column of `rows`
-)->tuple[np.ndarray, np.ndarray]: # the same with more rows
-    "Every number of lines of one more interval."
-    passes = _covers(rest.shape[1] - 2)[:, path].astype(rest.dtype)
-    choices = 1 + rest[:, passes > 0].min(1)
-    rows, rest = np.repeat(rows, choices, 0), np.repeat(rest, choices, 0)
-    rows[:, path] = np.arange(len(rows)) - np.repeat(choices.cumsum() - choices, choices)
-    return rows, rest - rows[:, path, None] * passes
-
-# %% ../../nbs/saddles/06_enumeration.ipynb #425aa761
+# %% ../../nbs/saddles/06_enumeration.ipynb #6a6d8685
 def _pattern_rows(
     widths,           # (d_0, …, d_L)
     teacher_rank:int, # p
@@ -54,15 +41,19 @@ def _pattern_rows(
 )->np.ndarray: # (strata, paths) integers, over `cyclic_paths`
     "The multiplicities of all strata, one in each row."
     L = len(widths) - 1
-    covers = _covers(L)
+    covers = _covers(L).astype(np.int32)
     rest = np.array([[teacher_rank - rank, *(d - rank for d in widths)]], dtype=np.int32)
-    rows = np.zeros((1, covers.shape[1]), dtype=np.int32)
+    rows = np.zeros((1, covers.shape[1]), dtype=np.int32) # of multiplicities so far
     rows[:, L] = rank
     unlearned, single = covers[0] > 0, covers.sum(0) == 1
     idle = ~unlearned & ~single
     idle[L] = False # the learned lines
     for kind in (unlearned, idle):
-        for path in np.flatnonzero(kind).tolist(): rows, rest = _add_lines(rows, rest, path)
+        for path in np.flatnonzero(kind): # every number of lines that the rest allows
+            choices = 1 + rest[:, covers[:, path] > 0].min(1)
+            rows, rest = np.repeat(rows, choices, 0), np.repeat(rest, choices, 0)
+            rows[:, path] = np.arange(len(rows)) - np.repeat(choices.cumsum() - choices, choices)
+            rest -= rows[:, path, None] * covers[:, path]
         complete = rest[:, 0] == 0 # p - r lines across the closing arrow
         rows, rest = rows[complete], rest[complete]
     rows[:, single] = rest[:, 1:]
@@ -130,17 +121,7 @@ def _tables(
 # %% ../../nbs/saddles/06_enumeration.ipynb #ec167573
 _TABLE_LIMIT = 10**8 # numbers in memory: two tables to count, all tables to draw
 
-# %% ../../nbs/saddles/06_enumeration.ipynb #6fd59b7d
-def _entries(
-    widths:tuple[int, ...], teacher_rank:int, rank:int, # see `count_strata`
-)->list[int]: # one for each table of `_tables`
-    "Sizes of the tables."
-    menu, hidden = _groups(widths, teacher_rank, rank), [d - rank for d in widths[1:-1]]
-    taken = sum(size for size, _ in menu)
-    box = lambda g: prod(1 + (min(d, taken) if g else d) for d in hidden)
-    return [(size + 1) * box(g) for g, (size, lines) in enumerate(menu) for _ in lines]
-
-# %% ../../nbs/saddles/06_enumeration.ipynb #efa4c009
+# %% ../../nbs/saddles/06_enumeration.ipynb #f858a640
 @lru_cache(maxsize=8)
 def _count_tables(
     widths:tuple[int, ...], teacher_rank:int, rank:int, # see `count_strata`
@@ -148,7 +129,10 @@ def _count_tables(
     keep:bool, # the tables, to draw from; otherwise only the count
 )->tuple[list[_Group], int]: # the groups; the number of strata
     "The exact number of strata, and the tables to draw from them."
-    entries = _entries(widths, teacher_rank, rank)
+    menu, hidden = _groups(widths, teacher_rank, rank), [d - rank for d in widths[1:-1]]
+    taken = sum(size for size, _ in menu)
+    box = lambda g: prod(1 + (min(d, taken) if g else d) for d in hidden)
+    entries = [(size + 1) * box(g) for g, (size, lines) in enumerate(menu) for _ in lines]
     needed = sum(entries) if keep else 2 * max(entries, default=0)
     require(needed <= _TABLE_LIMIT, "widths", widths,
             f"such that the tables to {'draw' if keep else 'count'} have at most {_TABLE_LIMIT} "
