@@ -51,12 +51,15 @@ def markdown(source, folder, works):
     return "".join(parts).strip("\n")
 
 
-def kept_outputs(outputs):
-    "Without progress bars, warnings and live widgets; one picture per output, png rather than svg."
+def kept_outputs(outputs, folder, works):
+    """Without progress bars, warnings and live widgets; one picture per output, png rather than
+    svg; links from the top."""
     for out in outputs:
         data = out.get("data", {})
         if out.get("name") == "stderr" or any("widget-view" in kind for kind in data): continue
         if "image/png" in data: data.pop("image/svg+xml", None)
+        if "text/markdown" in data:
+            data["text/markdown"] = markdown(data["text/markdown"], folder, works)
         yield out
 
 
@@ -72,7 +75,8 @@ def readme_cells(nb, folder, works):
             # code that is folded on the site is left out here
             bare = marks & {"echo: false", "hide_input", "code-fold: true"}
             cell.source = "" if bare else without_directives(cell.source)
-            cell.outputs = [] if "output: false" in marks else list(kept_outputs(cell.outputs))
+            outputs = [] if "output: false" in marks else cell.outputs
+            cell.outputs = list(kept_outputs(outputs, folder, works))
             if not cell.source: # no empty fence
                 cell.metadata["transient"] = {"remove_source": True}
             if cell.source or cell.outputs: yield cell
