@@ -46,8 +46,7 @@ def stages() -> Counter:
     "Processor seconds of each stage, everything in this process."
     spent = Counter()
     with counted(spent, "imports"):
-        from dln_nb.experiments import description as experiment
-        from dln_nb.experiments import variables
+        from dln_nb.experiments import description as experiment, variables
         from dln_nb.experiments.store import save
         from dln_nb.figures import report
     experiment.train = counting(spent, "training", experiment.train)

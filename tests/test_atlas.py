@@ -9,8 +9,8 @@ from dln_nb.foundations.checks import random_stream
 from dln_nb.foundations.network import product
 from dln_nb.foundations.task import gaussian_task, gradient, teacher_matrix
 from dln_nb.saddles.atlas import atlas, atlas_stratum
-from dln_nb.saddles.members import classify, learned_modes, random_member
 from dln_nb.saddles.enumeration import strata
+from dln_nb.saddles.members import classify, learned_modes, random_member
 
 
 def white(M): return gaussian_task(M, n=None)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from test_in_step import NAMES, NBS, PATHS, TOP, each_notebook, raw, source
-from test_package import MODULES as FILES
-from test_package import face
+from test_package import MODULES as FILES, face
 
 from dln_nb._modidx import d as MODIDX
 

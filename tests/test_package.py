@@ -170,8 +170,19 @@ def undescribed(text, tree):
                 if isinstance(member, ast.AnnAssign) and not member.target.id.startswith("_"):
                     if member.end_lineno not in comments: yield f"{node.name}.{member.target.id}"
                 elif isinstance(member, ast.FunctionDef):
-                    if member.name == "__init__" or not member.name.startswith("_"):
+                    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                    inherited = bases & METHODS.get(member.name, set()) # described there
+                    public_one = member.name == "__init__" or not member.name.startswith("_")
+                    if public_one and not inherited:
                         yield from parameters(member, f"{node.name}.")
+
+
+METHODS = {}  # which classes of the package have a method of this name
+for _tree in TREES.values():
+    for _node in _tree.body:
+        for _member in _node.body if isinstance(_node, ast.ClassDef) else ():
+            if isinstance(_member, ast.FunctionDef):
+                METHODS.setdefault(_member.name, set()).add(_node.name)
 
 
 def test_what_is_not_described_is_found():
