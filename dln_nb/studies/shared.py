@@ -47,7 +47,7 @@ def regimes_by_teachers(
 
 # %% ../../nbs/studies/20_shared.ipynb #5d2d4d6c
 def results_of(
-    experiments:Sequence[Experiment],
+    experiments:Sequence[Experiment], # of the study
     folder, # where results are stored
     *,
     n_jobs:int|None=None, # worker processes ≥ 1; None: 2, or 1 at the reduced size
@@ -60,7 +60,7 @@ def results_of(
 
 # %% ../../nbs/studies/20_shared.ipynb #6f0477bb
 def key_moments(
-    ds:xr.Dataset,
+    ds:xr.Dataset, # a result
 )->dict[str, int]: # {label: checkpoint}, in the order of time
     "The checkpoints at which a study looks."
     numbered = ds.sizes["escape"] > 0
@@ -83,7 +83,7 @@ def over_sgd(
 
 # %% ../../nbs/studies/20_shared.ipynb #9aa4172c
 def stored_band(
-    ds:xr.Dataset,
+    ds:xr.Dataset, # a result
     name:str, # of a distance (d_r, d_sigma …) or a measure of every run (function_distance …)
     **at, # which entry of further dimensions: threshold="absolute"
 )->Band: # each (checkpoints,)
@@ -95,7 +95,7 @@ def stored_band(
 
 # %% ../../nbs/studies/20_shared.ipynb #568838f6
 def moment_table(
-    results:Sequence[xr.Dataset],
+    results:Sequence[xr.Dataset], # of the experiments
     band:Callable[[xr.Dataset], Band], # of one result
 )->pd.DataFrame: # regime, teacher, depth, moment, value, low, high, runs
     "A number at every moment of every experiment, one in each row."
@@ -154,7 +154,7 @@ def plot_moments(
 
 # %% ../../nbs/studies/20_shared.ipynb #31b6c4e4
 def plot_over_time(
-    ds:xr.Dataset,
+    ds:xr.Dataset, # a result
     names:dict[str, str], # {measure of every run: label}
     ax, # axis to draw on
     *,
