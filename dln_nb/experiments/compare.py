@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['default_checkpoints', 'compare']
 
-# %% ../../nbs/experiments/03_compare.ipynb #d1d36485
+# %% ../../nbs/experiments/03_compare.ipynb #5047d02c
 import hashlib
 import inspect
 import json
@@ -42,7 +42,7 @@ from dln_nb.experiments.variables import (
     _own_variables,
     _Variables,
 )
-from ..foundations.checks import is_number, refuse, require, require_integer
+from ..foundations.checks import is_number, require, require_integer
 from ..foundations.data import data_digest
 from ..foundations.network import Weights, layer_widths, ntk_change
 from ..foundations.parallel import one_thread, workers
@@ -57,7 +57,7 @@ from dln_nb.training.checkpoints import (
     match_escapes,
     spaced_levels,
 )
-from ..training.trainer import CheckpointRule, Steps, Trajectory, train
+from ..training.trainer import CheckpointRule, Steps, Trajectory, as_weights, train
 
 # %% ../../nbs/experiments/03_compare.ipynb #50991157
 def _check_device(
@@ -367,14 +367,12 @@ def _rule_settings(rule:CheckpointRule)->dict:
 _DEFAULT_MEASURES:tuple[str, ...] = (
     "rank_patterns", "spectra", "distances", "balance", "mode_coupling")
 
-# %% ../../nbs/experiments/03_compare.ipynb #de0c462c
+# %% ../../nbs/experiments/03_compare.ipynb #c60f844b
 def _check(task, start, keep_weights, **numbers)->None:
     "Raises ValueError unless the arguments of `compare` make sense, before any work."
     check_fit(start, task)
     shapes = [tuple(W.shape) for W in start]
     require(all(W.ndim == 2 for W in start), "start", shapes, "one network, without leading axes")
-    if not all(bool(W.isfinite().all()) for W in start):
-        refuse("start", "contains NaN or infinite entries", "finite")
     if len(start) > 1 and not any(bool(W.any()) for W in start):
         raise ValueError("start is zero in all layers, a critical point: no run would move")
     require(keep_weights in _KEEP, "keep_weights", keep_weights, f"one of {', '.join(_KEEP)}")
@@ -385,7 +383,7 @@ def _check(task, start, keep_weights, **numbers)->None:
     require(lr is None or is_number(lr) and lr > 0, "lr", lr, "None or a finite number > 0")
     require(is_number(stop) and 0 < stop < 1, "stop", stop, "a number in (0, 1)")
 
-# %% ../../nbs/experiments/03_compare.ipynb #306c58cf
+# %% ../../nbs/experiments/03_compare.ipynb #afa6ce2f
 def compare(
     task:Task, # what the networks learn
     start:Weights, # the common start of all runs, W_l: (d_l, d_{l-1}), float64
@@ -411,6 +409,7 @@ def compare(
     "Train GD and SGD from the same start and compare them at aligned checkpoints."
     with one_thread(): # from the first matrix on: sums must not depend on the number of cores
         _check_device(device)
+        start = as_weights(start)
         measures, o = _check_measures(measures), Options(**{"seed": seed, **options})
         _check(task, start, keep_weights, lr=lr, steps=steps, stop=stop, runs=runs,
                n_jobs=n_jobs, batch_size=batch_size, record_every=record_every,
