@@ -45,7 +45,7 @@ from dln_nb.measures.rank_patterns import (
     multiplicity_pattern,
     rank_pattern_of,
 )
-from ..measures.singular_values import SVD_METHODS as SVD_METHODS, singular_values
+from ..measures.singular_values import SVD_METHODS, singular_values
 from ..measures.spectra import existing_values, interval_lengths, l1_spectra, log_spectra_of
 
 # %% ../../nbs/experiments/01_variables.ipynb #aecc5b30
