@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['task_of', 'start_of', 'weights', 'measure']
 
-# %% ../../nbs/experiments/05_results.ipynb #ee0696a1
+# %% ../../nbs/experiments/05_results.ipynb #741d81b8
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ from dln_nb.experiments.variables import (
     _own_variables,
     _Variables,
 )
-from ..foundations.checks import require
+from ..foundations.checks import refuse, require
 from ..foundations.network import Weights
 from ..foundations.parallel import one_thread
-from ..foundations.task import Population, Task
+from ..foundations.task import Population, Task, loss
 from ..training.trainer import Steps, train
 
 # %% ../../nbs/experiments/05_results.ipynb #9ab995b3
@@ -56,6 +56,18 @@ def start_of(
     "The common start of all runs of a result."
     if "start_1" not in ds: return initial_weights(experiment_of(ds)) # stored by an older version
     return tuple(torch.from_numpy(ds[f"start_{l}"].values) for l in range(1, len(ds.widths)))
+
+# %% ../../nbs/experiments/05_results.ipynb #6d8769c7
+def _right_task(
+    ds:xr.Dataset, # a result
+    task:Task|None, # None: that of the result
+)->Task:
+    "The task of a result. Raises ValueError unless the start has the loss there that was recorded."
+    task = task_of(ds) if task is None else task
+    now, first = loss(start_of(ds), task).item(), float(ds.loss_gd[0])
+    if int(ds.step[0]) == 0 and not np.isclose(now, first, rtol=1e-9, atol=0):
+        refuse("task", f"gives the start the loss {now:.6g}", f"the one of the result: {first:.6g}")
+    return task
 
 # %% ../../nbs/experiments/05_results.ipynb #23147400
 def _kept_weights(
@@ -89,7 +101,7 @@ def _train_again(
                 batch_size=s["batch_size"], sampling=s["sampling"])
     return {"gd": tuple(W[0].cpu() for W in gd), "sgd": tuple(W.cpu() for W in sgd)}
 
-# %% ../../nbs/experiments/05_results.ipynb #493e7ef0
+# %% ../../nbs/experiments/05_results.ipynb #0ea477d7
 def weights(
     ds:xr.Dataset, # a result, or some of its runs and checkpoints
     *,
@@ -99,7 +111,7 @@ def weights(
     "The weights at all checkpoints, NaN where a run misses one; trained again where not kept."
     lost = int((ds.kept < 0).sum()) if "weights_gd_1" in ds else ds.sizes["checkpoint"]
     if not lost: return _kept_weights(ds)
-    task = task_of(ds) if task is None else task
+    task = _right_task(ds, task)
     warnings.warn(f"the weights of {lost} of {ds.sizes['checkpoint']} checkpoints were not kept: "
                   "training again, to the same bits", stacklevel=2)
     with one_thread(): return _train_again(ds, task, progress)
@@ -112,11 +124,11 @@ def _options(ds:xr.Dataset)->Options:
     names = {f.name for f in fields(Options)} - {"every_run"}
     return Options(**{name: known[name] for name in names & known.keys()}, every_run=np.inf)
 
-# %% ../../nbs/experiments/05_results.ipynb #7af8f5ca
+# %% ../../nbs/experiments/05_results.ipynb #f222b628
 def _new_variables(ds, function, task, everywhere, progress)->tuple[str, _Variables]:
     "The name of a measure, and its variables."
     kept = "weights_gd_1" in ds and not everywhere
-    task = task_of(ds) if task is None else task
+    task = _right_task(ds, task)
     Ws = _kept_weights(ds) if kept else weights(ds, task=task, progress=progress)
     o, there = _options(ds), ds.kept.values >= 0 if kept else np.full(ds.sizes["checkpoint"], True)
     steps = {"gd": ds.step_gd.values[None], "sgd": ds.step_sgd.values}
